@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+namespace contrastive::detail {
+
+/// A file written beside its place and renamed by commit(); without commit() nothing remains.
+/// Throws: Error naming the file and the system's reason.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path target);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::string_view bytes);
+
+  /// Flushes the content to disk, renames, flushes the folder.
+  void commit();
+
+ private:
+  [[noreturn]] void fail(const char* operation) const;
+
+  std::filesystem::path target_;
+  std::filesystem::path temporary_;
+  int descriptor_;
+};
+
+}  // namespace contrastive::detail
