@@ -1,0 +1,66 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "contrastive/core/export.h"
+#include "contrastive/core/random.h"
+#include "contrastive/image/image.h"
+#include "contrastive/image/resize.h"
+
+namespace contrastive::image {
+
+/// How an image of another shape is brought to the model's square (open_clip's resize_mode).
+enum class ResizeMode {
+  shortest,  ///< shorter side to `size`, then centre crop
+  longest,   ///< longer side to `size`, then centred on `fill_color`
+  squash,    ///< both sides to `size`
+};
+
+/// What a model expects of its images; stored beside the weights (open_clip's preprocess_cfg).
+struct PreprocessSpec {
+  int64_t size = 224;  ///< pixels, both sides
+  std::array<float, 3> mean{0.48145466F, 0.4578275F, 0.40821073F};
+  std::array<float, 3> std{0.26862954F, 0.26130258F, 0.27577711F};
+  Interpolation interpolation = Interpolation::bicubic;
+  ResizeMode resize_mode = ResizeMode::shortest;
+  uint8_t fill_color = 0;
+};
+
+/// Evaluation preprocessing up to the uint8 RGB square, byte for byte as open_clip's image_transform(is_train=False).
+/// Resizes in the image's own mode and converts afterwards; pass `to_rgb(image)` for the order of shard readers.
+/// Returns: rgb, size x size.
+CONTRASTIVE_API Image preprocess_for_evaluation(const Image& image, const PreprocessSpec& spec);
+
+/// How a training crop is chosen.
+enum class TrainCrop {
+  random_resized,  ///< area in [scale_min, scale_max], aspect in [3/4, 4/3]; open_clip's default (0.9, 1.0)
+  random_square,   ///< shorter side to `size`, then a random square; the CLIP paper's
+};
+
+struct TrainCropOptions {
+  TrainCrop kind = TrainCrop::random_resized;
+  double scale_min = 0.9;
+  double scale_max = 1.0;
+};
+
+/// Draws the part of a width x height image that becomes the training square (before resizing to it).
+/// random_resized: ten tries, then the central fallback, as torchvision's RandomResizedCrop.get_params.
+CONTRASTIVE_API Box draw_train_crop(int64_t width, int64_t height, const TrainCropOptions& options,
+                                    RandomStream& random);
+
+/// Decodes an image, converts it to RGB, draws a crop and resizes it to size x size by antialiased bicubic: the bytes
+/// are those of PIL's convert("RGB"), crop and resize. A JPEG is decoded only as far as the crop needs.
+/// `out`: [size, size, 3], row-major. `random` decides the crop from the header's size, before decoding.
+/// Thread-safe; each thread keeps its own scratch memory between calls.
+/// Throws: DataError as decode_image, Error if `out` has another size.
+CONTRASTIVE_API void decode_for_training(std::span<const uint8_t> bytes, int64_t size, const TrainCropOptions& options,
+                                         RandomStream& random, std::span<uint8_t> out, const DecodeLimits& limits = {});
+
+/// The same from an image in memory.
+CONTRASTIVE_API void crop_for_training(const Image& image, int64_t size, const TrainCropOptions& options,
+                                       RandomStream& random, std::span<uint8_t> out);
+
+}  // namespace contrastive::image

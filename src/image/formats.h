@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "contrastive/image/image.h"
+#include "contrastive/image/resize.h"
+
+namespace contrastive::image::detail {
+
+enum class Format { jpeg, png, webp };
+
+/// Recognises a format by its first bytes. Throws: DataError, naming what was found, if it is none of ours.
+Format recognise_format(std::span<const uint8_t> bytes);
+
+/// Throws: DataError if a header's claim is above the limits.
+void check_size(std::string_view format, int64_t width, int64_t height, const DecodeLimits& limits);
+
+/// A JPEG whose header is read and whose pixels are not yet; `bytes` must outlive it.
+class JpegReader {
+ public:
+  explicit JpegReader(std::span<const uint8_t> bytes);
+  ~JpegReader();
+  JpegReader(const JpegReader&) = delete;
+  JpegReader& operator=(const JpegReader&) = delete;
+
+  ImageInfo info() const;
+
+  /// Whether read_rgb can be used: CMYK needs PIL's conversion.
+  bool converts_to_rgb() const;
+
+  /// The whole image in the file's own mode. Call this or read_rgb, once.
+  Image read(const DecodeLimits& limits);
+
+  /// What read_rgb has to decode for `box`: the same rows and a few columns more, so that upsampling sees its
+  /// neighbours.
+  Box region_around(const Box& box) const;
+
+  /// Decodes a region from region_around as rows of region.width * 3 bytes; the pixels of its box equal those of a full
+  /// decode. A file without an end marker is read to its end, so that truncation shows whatever the box.
+  /// Call this or read, once.
+  void read_rgb(const Box& region, uint8_t* out);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+ImageInfo read_png_info(std::span<const uint8_t> bytes);
+Image decode_png(std::span<const uint8_t> bytes, const DecodeLimits& limits);
+
+ImageInfo read_webp_info(std::span<const uint8_t> bytes);
+Image decode_webp(std::span<const uint8_t> bytes, const DecodeLimits& limits);
+
+}  // namespace contrastive::image::detail
