@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "contrastive/core/export.h"
+#include "contrastive/data/batch.h"
+#include "contrastive/data/source.h"
+#include "contrastive/image/transform.h"
+
+namespace contrastive::data {
+
+/// Every sample of a set once, in order, preprocessed byte for byte as open_clip does for images from shards: converted
+/// to RGB first, then resized. The threads work during next() only. To be used by one thread.
+class CONTRASTIVE_API EvaluationLoader {
+ public:
+  /// `source` must outlive the loader. `workers`: decoding threads.
+  /// Throws: ConfigError if batch_size, workers or the image size is out of range.
+  EvaluationLoader(const SampleSource& source, const image::PreprocessSpec& spec, int64_t batch_size, int64_t workers);
+  ~EvaluationLoader();
+
+  EvaluationLoader(const EvaluationLoader&) = delete;
+  EvaluationLoader& operator=(const EvaluationLoader&) = delete;
+
+  /// The next batch, or nothing after the last; labels are -1 where the source has none.
+  /// Throws: DataError that names the first bad sample of the batch: evaluation never skips one.
+  std::optional<LabelledBatch> next();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace contrastive::data

@@ -1,0 +1,93 @@
+#include "contrastive/data/evaluation_loader.h"
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include <ATen/ops/empty.h>
+#include <fmt/format.h>
+
+#include "contrastive/core/error.h"
+
+#include "batch_workers.h"
+
+namespace contrastive::data {
+namespace {
+
+void require_range(const char* name, int64_t value, int64_t minimum, int64_t maximum) {
+  if (value >= minimum && value <= maximum) return;
+  throw ConfigError(
+      fmt::format("[evaluation_loader] {} must be in [{}, {}], but is {}", name, minimum, maximum, value));
+}
+
+/// Before any thread is started.
+int64_t checked_workers(const image::PreprocessSpec& spec, int64_t batch_size, int64_t workers) {
+  require_range("image size", spec.size, 1, 1 << 13);
+  require_range("batch_size", batch_size, 1, 1 << 24);
+  require_range("workers", workers, 1, 1 << 10);
+  return workers;
+}
+
+}  // namespace
+
+struct EvaluationLoader::Impl : detail::BatchJob {
+  Impl(const SampleSource& source_in, const image::PreprocessSpec& spec_in, int64_t batch_size_in, int64_t num_workers)
+      : source(source_in),
+        spec(spec_in),
+        batch_size(batch_size_in),
+        samples(static_cast<size_t>(checked_workers(spec, batch_size, num_workers))),
+        workers(*this, num_workers, /*ahead=*/0, /*first_batch=*/0) {}
+
+  int64_t num_items(int64_t number) const override { return std::min(batch_size, source.size() - number * batch_size); }
+
+  void begin(int64_t number, int64_t) override {
+    const int64_t items = num_items(number);
+    batch.images = at::empty({items, spec.size, spec.size, 3}, at::kByte);
+    batch.labels = at::empty({items}, at::kLong);
+  }
+
+  void fill(int64_t number, int64_t, int64_t item, int64_t worker) override {
+    const int64_t index = number * batch_size + item;
+    Sample& sample = samples[static_cast<size_t>(worker)];
+    try {
+      load(index, sample, batch.images.data_ptr<uint8_t>() + item * spec.size * spec.size * 3);
+    } catch (const DataError& error) {
+      throw DataError(fmt::format("{}: {}", source.describe(index), error.what()));
+    }
+    batch.labels.data_ptr<int64_t>()[item] = sample.label;
+  }
+
+  void load(int64_t index, Sample& sample, uint8_t* out) const {
+    sample.encoded.clear();
+    sample.drawn.pixels.clear();
+    sample.label = -1;
+    RandomStream random(/*seed=*/0, RandomPurpose::caption, {index});
+    source.read(index, random, sample);
+    const auto image = sample.drawn.pixels.empty() ? image::decode_image(sample.encoded) : sample.drawn;
+    const auto square = image::preprocess_for_evaluation(image::to_rgb(image), spec);
+    std::copy(square.pixels.begin(), square.pixels.end(), out);
+  }
+
+  const SampleSource& source;
+  const image::PreprocessSpec spec;
+  const int64_t batch_size;
+  std::vector<Sample> samples;  ///< one per worker, memory reused
+  LabelledBatch batch;
+  detail::BatchWorkers workers;  // last: its threads use all of the above
+};
+
+EvaluationLoader::EvaluationLoader(const SampleSource& source, const image::PreprocessSpec& spec, int64_t batch_size,
+                                   int64_t workers)
+    : impl_(std::make_unique<Impl>(source, spec, batch_size, workers)) {}
+
+EvaluationLoader::~EvaluationLoader() = default;
+
+std::optional<LabelledBatch> EvaluationLoader::next() {
+  if (impl_->workers.next_batch() * impl_->batch_size >= impl_->source.size()) return std::nullopt;
+  impl_->workers.wait();
+  auto batch = std::exchange(impl_->batch, {});
+  impl_->workers.release();
+  return batch;
+}
+
+}  // namespace contrastive::data
