@@ -1,0 +1,77 @@
+#pragma once
+
+#include <memory>
+
+#include <ATen/core/Generator.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include "contrastive/core/export.h"
+#include "contrastive/core/safetensors.h"
+#include "contrastive/models/image_tower.h"
+#include "contrastive/models/model_config.h"
+#include "contrastive/models/text_transformer.h"
+
+namespace contrastive::models {
+
+/// What the loss needs; gradients flow through all three.
+struct ClipOutput {
+  torch::Tensor image_features;  ///< [B, E], L2-normalised rows, fp32
+  torch::Tensor text_features;   ///< [B, E], L2-normalised rows, fp32
+  torch::Tensor logit_scale;     ///< [], already exponentiated
+};
+
+/// An image tower, a text tower and the logit scale.
+///
+/// Construction takes memory for the parameters but does not set them: call reset_parameters or load_state.
+/// In state() and its like the names are open_clip's: `visual.` before the image tower's, nothing before the text
+/// tower's, in the order of open_clip's state_dict() and named_parameters(). (Inside torch::nn::Module the text tower
+/// is registered as "text".)
+/// Source: Radford et al. 2021, figure 3.
+class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
+ public:
+  /// Throws: ConfigError if the config isn't valid.
+  explicit ClipModelImpl(const ModelConfig& config, torch::Device device = torch::kCPU);
+
+  /// Draws all parameters anew, from the generator only. Source: the released code's initialisation; where that leaves
+  /// torch's defaults (ViT blocks, convolutions), these.
+  void reset_parameters(at::Generator generator);
+
+  /// Shapes: images [B, 3, H, W], normalised, to [B, E], not normalised. Throws: Error on another image size.
+  torch::Tensor encode_image(const torch::Tensor& images);
+
+  /// Shapes: tokens [B, T] int64, T <= context_length, to [B, E], not normalised.
+  torch::Tensor encode_text(const torch::Tensor& tokens);
+
+  ClipOutput forward(const torch::Tensor& images, const torch::Tensor& tokens);
+
+  /// Parameters and buffers by name; the tensors share the model's storage.
+  NamedTensors state() const;
+
+  /// Parameters that require a gradient, by name.
+  NamedTensors named_trainable() const;
+
+  /// Copies values in; dtypes are converted. A missing `num_batches_tracked` counts as 0 and a logit_scale of shape [1]
+  /// as a scalar, as published files have both; anything else must match exactly, else nothing is changed.
+  /// Throws: CheckpointError that lists every missing, unexpected and mis-shaped tensor.
+  void load_state(const NamedTensors& tensors);
+
+  /// Moves logit_scale into [0, ln 100]: call after each optimiser step.
+  void clamp_logit_scale();
+
+  const ModelConfig& config() const { return config_; }
+
+  std::shared_ptr<ImageTowerImpl> visual;
+  TextTransformer text{nullptr};
+  torch::Tensor logit_scale;  ///< [], log of the scale
+
+ private:
+  ModelConfig config_;
+};
+TORCH_MODULE(ClipModel);
+
+/// Rows divided by their L2 norm (at least 1e-12), in fp32 unless the input is fp64.
+CONTRASTIVE_API torch::Tensor l2_normalize(const torch::Tensor& features);
+
+}  // namespace contrastive::models

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include "contrastive/core/export.h"
+
+/// The layers the towers are built from. They differ from torch::nn in two points: construction takes memory but draws
+/// no numbers (so a tower on the meta device costs nothing), and reset_parameters draws from a given generator only.
+/// Distributions are torch's defaults. Until reset_parameters or a load the values are undefined.
+namespace contrastive::models {
+
+/// y = x W^T + b. Shapes: x [..., in], weight [out, in], bias [out].
+class CONTRASTIVE_API LinearImpl : public torch::nn::Module {
+ public:
+  LinearImpl(int64_t in_features, int64_t out_features, torch::Device device);
+
+  torch::Tensor forward(const torch::Tensor& x) const;
+  void reset_parameters(at::Generator& generator);
+
+  torch::Tensor weight, bias;
+};
+TORCH_MODULE(Linear);
+
+/// Layer normalisation over the last dimension, eps 1e-5. The result has the dtype of x; statistics are fp32 at least.
+class CONTRASTIVE_API LayerNormImpl : public torch::nn::Module {
+ public:
+  LayerNormImpl(int64_t width, torch::Device device);
+
+  torch::Tensor forward(const torch::Tensor& x) const;
+  void reset_parameters();
+
+  torch::Tensor weight, bias;
+};
+TORCH_MODULE(LayerNorm);
+
+/// Square 2-d convolution without bias. Shapes: x [B, in, H, W], weight [out, in, k, k].
+class CONTRASTIVE_API Conv2dImpl : public torch::nn::Module {
+ public:
+  Conv2dImpl(int64_t in_channels, int64_t out_channels, int64_t kernel, int64_t stride, torch::Device device);
+
+  torch::Tensor forward(const torch::Tensor& x) const;
+  void reset_parameters(at::Generator& generator);
+
+  torch::Tensor weight;
+
+ private:
+  int64_t stride_;
+};
+TORCH_MODULE(Conv2d);
+
+/// Cuts images into patches and projects each: a convolution whose stride is its kernel, done as one matrix product.
+/// Shapes: images [B, 3, H, W] to [B, (H / p)(W / p), width], row-major; weight [width, 3, p, p].
+/// No gradient flows to the images.
+class CONTRASTIVE_API PatchEmbeddingImpl : public torch::nn::Module {
+ public:
+  PatchEmbeddingImpl(int64_t patch_size, int64_t width, torch::Device device);
+
+  torch::Tensor forward(const torch::Tensor& images) const;
+  void reset_parameters(at::Generator& generator);
+
+  torch::Tensor weight;
+};
+TORCH_MODULE(PatchEmbedding);
+
+/// torch's BatchNorm2d: eps 1e-5, momentum 0.1, unbiased running variance.
+class CONTRASTIVE_API BatchNorm2dImpl : public torch::nn::Module {
+ public:
+  BatchNorm2dImpl(int64_t channels, torch::Device device);
+
+  torch::Tensor forward(const torch::Tensor& x);
+  void reset_parameters();
+
+  torch::Tensor weight, bias;
+  torch::Tensor running_mean, running_var, num_batches_tracked;
+};
+TORCH_MODULE(BatchNorm2d);
+
+}  // namespace contrastive::models

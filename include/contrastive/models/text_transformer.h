@@ -1,0 +1,55 @@
+#pragma once
+
+#include <ATen/core/Generator.h>
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include "contrastive/core/export.h"
+#include "contrastive/models/layers.h"
+#include "contrastive/models/model_config.h"
+#include "contrastive/models/transformer.h"
+
+namespace contrastive::models {
+
+/// A table of token vectors, [vocabulary, D].
+class CONTRASTIVE_API TokenEmbeddingImpl : public torch::nn::Module {
+ public:
+  TokenEmbeddingImpl(int64_t vocab_size, int64_t width, torch::Device device);
+
+  /// Shapes: tokens [B, T] int64 to [B, T, D].
+  torch::Tensor forward(const torch::Tensor& tokens) const;
+
+  torch::Tensor weight;
+};
+TORCH_MODULE(TokenEmbedding);
+
+/// CLIP's text tower. Member names are the checkpoint's.
+/// Where tokens after the end token can't matter (causal, pooled by argmax) and the tokens are in CPU memory, the batch
+/// is cut at its longest caption: the same features, less work.
+/// Source: Radford et al. 2021, section 2.4, and the released model code.
+class CONTRASTIVE_API TextTransformerImpl : public torch::nn::Module {
+ public:
+  TextTransformerImpl(const TextConfig& config, int64_t embed_dim, Activation activation, torch::Device device);
+
+  /// Shapes: tokens [B, T] int64, 1 <= T <= context_length, to [B, E], not normalised.
+  /// Throws: Error if the shape or dtype is wrong, or (tokens in CPU memory) an id is outside the vocabulary.
+  torch::Tensor forward(const torch::Tensor& tokens) const;
+
+  void reset_parameters(at::Generator& generator);
+
+  torch::Tensor positional_embedding;  ///< [context_length, D]
+  torch::Tensor text_projection;       ///< [D, E]
+  Transformer transformer{nullptr};
+  TokenEmbedding token_embedding{nullptr};
+  LayerNorm ln_final{nullptr};
+
+ private:
+  void check_tokens(const torch::Tensor& tokens) const;
+  torch::Tensor pooled_positions(const torch::Tensor& tokens) const;
+
+  TextConfig config_;
+};
+TORCH_MODULE(TextTransformer);
+
+}  // namespace contrastive::models

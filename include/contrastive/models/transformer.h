@@ -1,0 +1,115 @@
+#pragma once
+
+#include <vector>
+
+#include <torch/nn/module.h>
+#include <torch/nn/modules/container/modulelist.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include "contrastive/core/export.h"
+#include "contrastive/models/layers.h"
+
+namespace contrastive::models {
+
+enum class Activation { gelu, quick_gelu };
+
+/// x * sigmoid(1.702 x), OpenAI's approximation of GELU.
+CONTRASTIVE_API torch::Tensor quick_gelu(const torch::Tensor& x);
+
+struct TransformerOptions {
+  int64_t width = 512;
+  int64_t layers = 12;
+  int64_t heads = 8;
+  double mlp_ratio = 4.0;
+  Activation activation = Activation::gelu;
+  bool causal = false;  ///< a token sees itself and what stands before it
+
+  int64_t mlp_width() const { return static_cast<int64_t>(static_cast<double>(width) * mlp_ratio); }
+};
+
+/// Multi-head self-attention with packed query, key and value weights. Letters: B batch, T tokens, D width.
+class CONTRASTIVE_API AttentionImpl : public torch::nn::Module {
+ public:
+  AttentionImpl(const TransformerOptions& options, torch::Device device);
+
+  /// Shapes: x [B, T, D] to [B, T, D].
+  torch::Tensor forward(const torch::Tensor& x) const;
+
+  /// The same for one row of each sample. Shapes: x [B, T, D], queries [B, D] (rows of x), positions [B] int64 (the
+  /// places of these rows; only looked at if causal) to [B, D].
+  torch::Tensor forward_pooled(const torch::Tensor& x, const torch::Tensor& queries,
+                               const torch::Tensor& positions) const;
+
+  void reset_parameters(at::Generator& generator);
+
+  torch::Tensor in_proj_weight;  ///< [3 D, D]: rows of q, k, v
+  torch::Tensor in_proj_bias;    ///< [3 D]
+  Linear out_proj{nullptr};
+
+ private:
+  int64_t heads_;
+  bool causal_;
+};
+TORCH_MODULE(Attention);
+
+/// Two linear layers with an activation between them.
+class CONTRASTIVE_API MlpImpl : public torch::nn::Module {
+ public:
+  MlpImpl(const TransformerOptions& options, torch::Device device);
+
+  torch::Tensor forward(const torch::Tensor& x) const;
+  void reset_parameters(at::Generator& generator);
+
+  Linear c_fc{nullptr};
+  Linear c_proj{nullptr};
+
+ private:
+  Activation activation_;
+};
+TORCH_MODULE(Mlp);
+
+/// Pre-LN block: x += attn(ln_1(x)); x += mlp(ln_2(x)).
+class CONTRASTIVE_API ResidualAttentionBlockImpl : public torch::nn::Module {
+ public:
+  ResidualAttentionBlockImpl(const TransformerOptions& options, torch::Device device);
+
+  /// Shapes: x [B, T, D] to [B, T, D].
+  torch::Tensor forward(const torch::Tensor& x) const;
+
+  /// Row `positions[b]` of forward(x)[b], computed without the others. Shapes: x [B, T, D], positions [B] int64, or
+  /// undefined for row 0, to [B, D].
+  torch::Tensor forward_pooled(const torch::Tensor& x, const torch::Tensor& positions) const;
+
+  void reset_parameters(at::Generator& generator);
+
+  LayerNorm ln_1{nullptr};
+  Attention attn{nullptr};
+  LayerNorm ln_2{nullptr};
+  Mlp mlp{nullptr};
+};
+TORCH_MODULE(ResidualAttentionBlock);
+
+/// A stack of blocks. Source: Radford et al. 2021, section 2.4, and the released model code.
+class CONTRASTIVE_API TransformerImpl : public torch::nn::Module {
+ public:
+  TransformerImpl(const TransformerOptions& options, torch::Device device);
+
+  /// Shapes: x [B, T, D] to [B, T, D].
+  torch::Tensor forward(torch::Tensor x) const;
+
+  /// Row `positions[b]` of forward(x)[b]: the last block does only what this row needs. Shapes as in the block.
+  torch::Tensor forward_pooled(torch::Tensor x, const torch::Tensor& positions) const;
+
+  void reset_parameters(at::Generator& generator);
+
+  const std::vector<ResidualAttentionBlock>& blocks() const { return blocks_; }
+
+  torch::nn::ModuleList resblocks;
+
+ private:
+  std::vector<ResidualAttentionBlock> blocks_;
+};
+TORCH_MODULE(Transformer);
+
+}  // namespace contrastive::models

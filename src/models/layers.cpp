@@ -1,0 +1,109 @@
+#include "contrastive/models/layers.h"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "contrastive/models/precision.h"
+
+namespace contrastive::models {
+namespace {
+
+constexpr double kEpsilon = 1e-5;
+constexpr double kBatchNormMomentum = 0.1;
+
+/// torch's default for linear layers and convolutions: kaiming-uniform with a = sqrt(5), which is +-1 / sqrt(fan_in).
+void draw_uniform_by_fan_in(torch::Tensor& values, int64_t fan_in, at::Generator& generator) {
+  const at::NoGradGuard no_grad;
+  const double bound = 1.0 / std::sqrt(static_cast<double>(fan_in));
+  values.uniform_(-bound, bound, generator);
+}
+
+void set_affine_to_identity(torch::Tensor& weight, torch::Tensor& bias) {
+  const at::NoGradGuard no_grad;
+  weight.fill_(1);
+  bias.zero_();
+}
+
+}  // namespace
+
+LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, torch::Device device) {
+  weight = register_parameter("weight", at::empty({out_features, in_features}, device));
+  bias = register_parameter("bias", at::empty({out_features}, device));
+}
+
+torch::Tensor LinearImpl::forward(const torch::Tensor& x) const { return at::linear(x, weight, bias); }
+
+void LinearImpl::reset_parameters(at::Generator& generator) {
+  draw_uniform_by_fan_in(weight, weight.size(1), generator);
+  draw_uniform_by_fan_in(bias, weight.size(1), generator);
+}
+
+LayerNormImpl::LayerNormImpl(int64_t width, torch::Device device) {
+  weight = register_parameter("weight", at::empty({width}, device));
+  bias = register_parameter("bias", at::empty({width}, device));
+}
+
+torch::Tensor LayerNormImpl::forward(const torch::Tensor& x) const {
+  // Autocast of CUDA computes this in fp32 and returns that; going back keeps the residual stream in one dtype.
+  return at::layer_norm(x, weight.sizes(), weight, bias, kEpsilon).to(x.scalar_type());
+}
+
+void LayerNormImpl::reset_parameters() { set_affine_to_identity(weight, bias); }
+
+Conv2dImpl::Conv2dImpl(int64_t in_channels, int64_t out_channels, int64_t kernel, int64_t stride, torch::Device device)
+    : stride_(stride) {
+  weight = register_parameter("weight", at::empty({out_channels, in_channels, kernel, kernel}, device));
+}
+
+torch::Tensor Conv2dImpl::forward(const torch::Tensor& x) const {
+  return at::conv2d(x, weight, {}, stride_, weight.size(2) / 2);
+}
+
+void Conv2dImpl::reset_parameters(at::Generator& generator) {
+  draw_uniform_by_fan_in(weight, weight[0].numel(), generator);
+}
+
+PatchEmbeddingImpl::PatchEmbeddingImpl(int64_t patch_size, int64_t width, torch::Device device) {
+  weight = register_parameter("weight", at::empty({width, 3, patch_size, patch_size}, device));
+}
+
+torch::Tensor PatchEmbeddingImpl::forward(const torch::Tensor& images) const {
+  const auto batch = images.size(0), patch = weight.size(2);
+  const auto rows = images.size(2) / patch, columns = images.size(3) / patch;
+  const auto patches = images.detach()
+                           .view({batch, 3, rows, patch, columns, patch})
+                           .permute({0, 2, 4, 1, 3, 5})
+                           .to(compute_dtype(weight), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous)
+                           .view({batch, rows * columns, 3 * patch * patch});
+  return at::linear(patches, weight.flatten(1));  // [B, P, D]
+}
+
+void PatchEmbeddingImpl::reset_parameters(at::Generator& generator) {
+  draw_uniform_by_fan_in(weight, weight[0].numel(), generator);
+}
+
+BatchNorm2dImpl::BatchNorm2dImpl(int64_t channels, torch::Device device) {
+  weight = register_parameter("weight", at::empty({channels}, device));
+  bias = register_parameter("bias", at::empty({channels}, device));
+  running_mean = register_buffer("running_mean", at::empty({channels}, device));
+  running_var = register_buffer("running_var", at::empty({channels}, device));
+  num_batches_tracked =
+      register_buffer("num_batches_tracked", at::empty({}, at::TensorOptions(device).dtype(at::kLong)));
+}
+
+torch::Tensor BatchNorm2dImpl::forward(const torch::Tensor& x) {
+  if (is_training()) num_batches_tracked.add_(1);
+  return at::batch_norm(x, weight, bias, running_mean, running_var, is_training(), kBatchNormMomentum, kEpsilon,
+                        /*cudnn_enabled=*/true);
+}
+
+void BatchNorm2dImpl::reset_parameters() {
+  set_affine_to_identity(weight, bias);
+  running_mean.zero_();
+  running_var.fill_(1);
+  num_batches_tracked.zero_();
+}
+
+}  // namespace contrastive::models

@@ -1,0 +1,90 @@
+#include "contrastive/models/text_transformer.h"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "contrastive/models/precision.h"
+
+namespace contrastive::models {
+
+TokenEmbeddingImpl::TokenEmbeddingImpl(int64_t vocab_size, int64_t width, torch::Device device) {
+  weight = register_parameter("weight", at::empty({vocab_size, width}, device));
+}
+
+torch::Tensor TokenEmbeddingImpl::forward(const torch::Tensor& tokens) const { return at::embedding(weight, tokens); }
+
+TextTransformerImpl::TextTransformerImpl(const TextConfig& config, int64_t embed_dim, Activation activation,
+                                         torch::Device device)
+    : config_(config) {
+  const auto width = config.width;
+  positional_embedding = register_parameter("positional_embedding", at::empty({config.context_length, width}, device));
+  text_projection = register_parameter("text_projection", at::empty({width, embed_dim}, device));
+  transformer = register_module("transformer", Transformer(TransformerOptions{.width = width,
+                                                                              .layers = config.layers,
+                                                                              .heads = config.heads,
+                                                                              .mlp_ratio = config.mlp_ratio,
+                                                                              .activation = activation,
+                                                                              .causal = !config.no_causal_mask},
+                                                           device));
+  token_embedding = register_module("token_embedding", TokenEmbedding(config.vocab_size, width, device));
+  ln_final = register_module("ln_final", LayerNorm(width, device));
+}
+
+torch::Tensor TextTransformerImpl::forward(const torch::Tensor& tokens) const {
+  check_tokens(tokens);
+  auto ids = tokens;
+  auto positions = pooled_positions(tokens);
+  // Nothing before the end token sees what is behind it, and only the end token is read.
+  if (tokens.is_cpu() && config_.pool_type == "argmax" && !config_.no_causal_mask && tokens.size(0) > 0) {
+    ids = ids.narrow(1, 0, positions.max().item<int64_t>() + 1);
+  }
+  const auto device = positional_embedding.device();
+  ids = ids.to(device);
+  positions = positions.to(device);
+
+  auto x = token_embedding->forward(ids) + positional_embedding.narrow(0, 0, ids.size(1));  // [B, T, D]
+  x = transformer->forward_pooled(x.to(compute_dtype(x)), positions);                       // [B, D]
+  return ln_final->forward(x).matmul(text_projection);                                      // [B, E]
+}
+
+void TextTransformerImpl::check_tokens(const torch::Tensor& tokens) const {
+  TORCH_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.size(1) >= 1 &&
+                  tokens.size(1) <= config_.context_length,
+              "[encode_text] tokens must be int64 [B, T] with 1 <= T <= ", config_.context_length,
+              " (the context length), but are ", tokens.scalar_type(), " ", tokens.sizes());
+  if (!tokens.is_cpu() || tokens.numel() == 0) return;
+  const auto [lowest, highest] = tokens.aminmax();
+  TORCH_CHECK(lowest.item<int64_t>() >= 0 && highest.item<int64_t>() < config_.vocab_size,
+              "[encode_text] token ids must be in [0, ", config_.vocab_size, ") (the vocabulary), but range from ",
+              lowest.item<int64_t>(), " to ", highest.item<int64_t>());
+}
+
+/// The position that is read, of each row. Shapes: tokens [B, T] to [B].
+torch::Tensor TextTransformerImpl::pooled_positions(const torch::Tensor& tokens) const {
+  if (config_.pool_type == "argmax") return tokens.argmax(1);
+  return at::full({tokens.size(0)}, config_.pool_type == "first" ? 0 : tokens.size(1) - 1, tokens.options());
+}
+
+void TextTransformerImpl::reset_parameters(at::Generator& generator) {
+  const at::NoGradGuard no_grad;
+  const auto width = static_cast<double>(config_.width);
+  const double attn_std = 1.0 / std::sqrt(width), fc_std = 1.0 / std::sqrt(2.0 * width);
+  // Matrices that write into the residual stream are the smaller the more of them there are.
+  const double residual_std = attn_std / std::sqrt(2.0 * static_cast<double>(config_.layers));
+  token_embedding->weight.normal_(0, 0.02, generator);
+  positional_embedding.normal_(0, 0.01, generator);
+  text_projection.normal_(0, attn_std, generator);
+  transformer->reset_parameters(generator);
+  for (const auto& block : transformer->blocks()) {
+    const auto draw = [&](const torch::Tensor& values, double std) { values.normal_(0, std, generator); };
+    draw(block->attn->in_proj_weight, attn_std);
+    draw(block->attn->out_proj->weight, residual_std);
+    draw(block->mlp->c_fc->weight, fc_std);
+    draw(block->mlp->c_proj->weight, residual_std);
+  }
+  ln_final->reset_parameters();
+}
+
+}  // namespace contrastive::models
