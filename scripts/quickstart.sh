@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 readonly preset=default
 readonly build=$repository/build/$preset
-readonly run_arguments=(--config quickstart.yaml "$@")
+readonly run_arguments=(--config quickstart.yaml --resume auto "$@")
 
 build_clip_train() {
   if [[ ! $build/build.ninja -nt $repository/CMakePresets.json ]]; then

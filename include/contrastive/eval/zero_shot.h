@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <torch/types.h>
+
+#include "contrastive/core/export.h"
+#include "contrastive/data/classification_set.h"
+#include "contrastive/image/transform.h"
+#include "contrastive/models/clip_model.h"
+#include "contrastive/text/clip_tokenizer.h"
+
+namespace contrastive::eval {
+
+/// Zero-shot classification results. All shares lie in [0, 1].
+struct ZeroShotMetrics {
+  double top1_accuracy = 0;
+  double top5_accuracy = 0;          ///< 1 where there are at most 5 classes
+  double mean_per_class_recall = 0;  ///< mean over the classes that occur in the data
+  int64_t num_samples = 0;
+};
+
+struct ZeroShotOptions {
+  int64_t batch_size = 256;
+  int64_t workers = 2;
+  bool bf16 = false;
+};
+
+/// The mean of each class's prompt embeddings: every prompt's embedding is normalised, averaged over the templates,
+/// and normalised again. Shapes: prompt_features [C, T, E], not normalised, to [C, E].
+/// Source: Radford et al. 2021, section 3.1.4; the released notebook.
+CONTRASTIVE_API torch::Tensor average_prompts(const torch::Tensor& prompt_features);
+
+/// The classifier of a set of class names: every template filled with every name, encoded and averaged. [C, E]
+CONTRASTIVE_API torch::Tensor build_classifier(models::ClipModel& model, const text::ClipTokenizer& tokenizer,
+                                               const std::vector<std::string>& class_names,
+                                               const std::vector<std::string>& templates,
+                                               const ZeroShotOptions& options);
+
+/// Counts hits of scores [N, C] against labels [N] int64; a tie is won by the class that comes first.
+class CONTRASTIVE_API ZeroShotMeter {
+ public:
+  explicit ZeroShotMeter(int64_t num_classes);
+  void add(const torch::Tensor& scores, const torch::Tensor& labels);
+  ZeroShotMetrics metrics() const;
+
+ private:
+  int64_t top1_hits_ = 0;
+  int64_t top5_hits_ = 0;
+  int64_t num_samples_ = 0;
+  std::vector<int64_t> class_hits_;
+  std::vector<int64_t> class_samples_;
+};
+
+/// Classifies every image of a set by its nearest class embedding, on the model's device, in eval mode; the model's
+/// mode is restored. Throws: DataError naming the sample that can't be read.
+CONTRASTIVE_API ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const image::PreprocessSpec& preprocess,
+                                                   const text::ClipTokenizer& tokenizer,
+                                                   const data::ClassificationSet& set, const ZeroShotOptions& options);
+
+}  // namespace contrastive::eval

@@ -1,0 +1,244 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "contrastive/core/config_node.h"
+#include "contrastive/core/export.h"
+#include "contrastive/core/options.h"
+
+namespace contrastive::train {
+
+/// The built-in procedural data: used when data.train is `synthetic`, or eval.zero_shot.data is.
+struct SyntheticDataOptions {
+  int64_t seed = 0;
+  int64_t samples = 100'000;
+  int64_t image_size = 64;
+  int64_t test_samples = 2'000;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("seed", seed);
+    f("samples", samples, at_least(1));
+    f("image_size", image_size, between(16, 4096));
+    f("test_samples", test_samples, at_least(1));
+  }
+};
+
+struct CropOptions {
+  std::string kind = "random_resized";
+  double scale_min = 0.9;
+  double scale_max = 1.0;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("kind", kind, one_of({"random_resized", "random_square"}));
+    f("scale_min", scale_min, {.minimum = 0, .maximum = 1, .minimum_excluded = true});
+    f("scale_max", scale_max, {.minimum = 0, .maximum = 1, .minimum_excluded = true});
+  }
+
+  void validate(const OptionScope& scope) const {
+    if (scale_min > scale_max) scope.fail("scale_min", "must not be greater than scale_max");
+  }
+};
+
+struct DataOptions {
+  std::string train;  ///< shard list, or `synthetic`
+  std::string image_keys = "jpg;jpeg;png;webp";
+  std::string caption_key = "txt";  ///< a member's extension, or json:FIELD
+  CropOptions crop;
+  int64_t workers = 2;                      ///< threads that decode
+  std::optional<int64_t> prefetch_batches;  ///< null: 0 on a CPU, 4 on a GPU
+  std::string on_bad_sample = "fail";
+  int64_t max_bad_samples = 1000;  ///< of a run; more is an error
+  SyntheticDataOptions synthetic;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("train", train, required());
+    f("image_keys", image_keys);
+    f("caption_key", caption_key);
+    f("crop", crop);
+    f("workers", workers, between(1, 1024));
+    f("prefetch_batches", prefetch_batches, between(0, 1024));
+    f("on_bad_sample", on_bad_sample, one_of({"fail", "skip"}));
+    f("max_bad_samples", max_bad_samples, at_least(0));
+    f("synthetic", synthetic);
+  }
+};
+
+/// How long to train: exactly one of steps, samples and epochs.
+struct TrainOptions {
+  std::optional<int64_t> steps;
+  std::optional<int64_t> samples;
+  std::optional<double> epochs;
+  int64_t global_batch = 256;
+  int64_t accumulate = 1;
+  std::string on_non_finite = "stop";
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("steps", steps, at_least(1));
+    f("samples", samples, at_least(1));
+    f("epochs", epochs, greater_than(0));
+    f("global_batch", global_batch, at_least(2));
+    f("accumulate", accumulate, at_least(1));
+    f("on_non_finite", on_non_finite, one_of({"stop", "skip"}));
+  }
+
+  void validate(const OptionScope& scope) const {
+    if (steps.has_value() + samples.has_value() + epochs.has_value() != 1) {
+      scope.fail("", "give exactly one of steps, samples and epochs");
+    }
+    if (accumulate != 1) scope.fail("accumulate", "gradient accumulation is not part of this version; must be 1");
+  }
+};
+
+struct OptimizerOptions {
+  std::string name = "adamw";
+  double lr = 5e-4;
+  double beta1 = 0.9;
+  double beta2 = 0.98;
+  double eps = 1e-6;
+  double weight_decay = 0.2;
+  std::string decay_rule = "open_clip_3";
+  int64_t warmup_steps = 100;
+  std::string schedule = "cosine";
+  int64_t cooldown_steps = 0;
+  double cooldown_power = 1.0;
+  double cooldown_end_lr = 0.0;
+  std::optional<double> clip_norm;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("name", name, one_of({"adamw"}));
+    f("lr", lr, greater_than(0));
+    f("beta1", beta1, between(0, 0.9999999));
+    f("beta2", beta2, between(0, 0.9999999));
+    f("eps", eps, greater_than(0));
+    f("weight_decay", weight_decay, at_least(0));
+    f("decay_rule", decay_rule, one_of({"open_clip_3", "open_clip_main"}));
+    f("warmup_steps", warmup_steps, at_least(0));
+    f("schedule", schedule, one_of({"cosine", "constant", "constant_cooldown"}));
+    f("cooldown_steps", cooldown_steps, at_least(0));
+    f("cooldown_power", cooldown_power, greater_than(0));
+    f("cooldown_end_lr", cooldown_end_lr, at_least(0));
+    f("clip_norm", clip_norm, greater_than(0));
+  }
+
+  void validate(const OptionScope& scope) const {
+    const bool cools_down = schedule == "constant_cooldown";
+    if (cools_down && cooldown_steps == 0) scope.fail("cooldown_steps", "must be at least 1 with constant_cooldown");
+    if (!cools_down && cooldown_steps > 0) scope.fail("cooldown_steps", "has no meaning without constant_cooldown");
+  }
+};
+
+struct CheckpointOptions {
+  std::optional<int64_t> every_steps = 1000;
+  std::optional<double> every_minutes = 30;
+  int64_t keep = 3;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("every_steps", every_steps, at_least(1));
+    f("every_minutes", every_minutes, greater_than(0));
+    f("keep", keep, at_least(1));
+  }
+};
+
+struct ZeroShotDataOptions {
+  std::string data;  ///< a folder in CLIP_benchmark's layout, `synthetic`, or "" for none
+  int64_t batch_size = 256;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("data", data);
+    f("batch_size", batch_size, at_least(1));
+  }
+};
+
+/// Evaluation while training; it also runs after the last step.
+struct EvaluationOptions {
+  std::optional<int64_t> every_steps;
+  std::optional<double> every_minutes;
+  ZeroShotDataOptions zero_shot;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("every_steps", every_steps, at_least(1));
+    f("every_minutes", every_minutes, greater_than(0));
+    f("zero_shot", zero_shot);
+  }
+};
+
+struct LogOptions {
+  int64_t every_steps = 10;
+  bool tensorboard = true;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("every_steps", every_steps, at_least(1));
+    f("tensorboard", tensorboard);
+  }
+};
+
+/// Everything a run is: the schema of a training config. Keys are documented in docs/configuration.md.
+struct CONTRASTIVE_API RunOptions {
+  std::string name;
+  std::string output = "runs";
+  int64_t seed = 0;
+  std::string precision = "fp32";
+  std::string device = "auto";
+  int64_t threads = 0;  ///< compute threads; 0: one per core
+  ConfigNode model;     ///< a shipped name, a JSON file, or open_clip's model JSON itself
+  ConfigNode preprocess = ConfigNode::make_map();
+  DataOptions data;
+  TrainOptions train;
+  OptimizerOptions optim;
+  CheckpointOptions checkpoint;
+  EvaluationOptions eval;
+  LogOptions log;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("name", name, required());
+    f("output", output);
+    f("seed", seed, at_least(0));
+    f("precision", precision, one_of({"fp32", "amp_bf16"}));
+    f("device", device, one_of({"auto", "cpu", "cuda"}));
+    f("threads", threads, between(0, 4096));
+    f("model", model, required());
+    f("preprocess", preprocess);
+    f("data", data);
+    f("train", train);
+    f("optim", optim);
+    f("checkpoint", checkpoint);
+    f("eval", eval);
+    f("log", log);
+  }
+
+  void validate(const OptionScope& scope) const;
+
+  std::filesystem::path run_directory() const { return std::filesystem::path(output) / name; }
+};
+
+/// Reads a training config: the file (a path, or the name of a shipped config), then the overrides in order.
+/// `model` and `preprocess` come back resolved, so that the printed options repeat the run anywhere.
+/// Throws: ConfigError with every problem and its place.
+CONTRASTIVE_API RunOptions load_run_options(const std::string& file, const std::vector<std::string>& overrides);
+
+/// The options as the YAML text that a run stores. Reading it gives equal options.
+CONTRASTIVE_API std::string to_yaml(const RunOptions& options);
+
+/// The keys whose values differ, as "optim.lr: 0.001, now 0.002"; keys that can't change what is learned (where and how
+/// often to log, save and evaluate, loader threads) come second.
+struct OptionDifferences {
+  std::vector<std::string> of_training;
+  std::vector<std::string> of_bookkeeping;
+};
+CONTRASTIVE_API OptionDifferences compare(const RunOptions& before, const RunOptions& now);
+
+}  // namespace contrastive::train

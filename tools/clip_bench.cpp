@@ -1,0 +1,218 @@
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "contrastive/core/error.h"
+#include "contrastive/core/file.h"
+#include "contrastive/core/version.h"
+#include "contrastive/data/normalize.h"
+#include "contrastive/data/shard_list.h"
+#include "contrastive/data/train_loader.h"
+#include "contrastive/data/webdataset_source.h"
+#include "contrastive/eval/model_folder.h"
+#include "contrastive/loss/contrastive_loss.h"
+#include "contrastive/models/precision.h"
+#include "contrastive/optim/adamw.h"
+#include "contrastive/text/clip_tokenizer.h"
+
+#include "common/program.h"
+
+namespace {
+
+using namespace contrastive;
+using Clock = std::chrono::steady_clock;
+using nlohmann::ordered_json;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// Seconds of each repetition, ascending.
+std::vector<double> time_each(int64_t repetitions, const std::function<void()>& action) {
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < repetitions; ++i) {
+    const auto start = Clock::now();
+    action();
+    seconds.push_back(seconds_since(start));
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return seconds;
+}
+
+void print(ordered_json result) {
+  result["version"] = version_details();
+  fmt::print("{}\n", result.dump());
+}
+
+std::shared_ptr<const text::ClipTokenizer> make_tokenizer() {
+  return std::make_shared<text::ClipTokenizer>(find_resource("clip/bpe_simple_vocab_16e6.txt.gz"));
+}
+
+struct TrainArguments {
+  std::string model = "ViT-B-32";
+  std::string precision = "fp32";
+  int64_t batch_size = 32;
+  int64_t tokens = 22;
+  int64_t steps = 5;
+  int64_t threads = 0;
+};
+
+/// Rows of `length` ids with start and end, as captions of that length give them. [B, length]
+torch::Tensor random_tokens(int64_t rows, int64_t length) {
+  auto tokens = at::randint(1, 49000, {rows, length}, at::kLong);
+  tokens.select(1, 0).fill_(text::ClipTokenizer::kStartOfText);
+  tokens.select(1, length - 1).fill_(text::ClipTokenizer::kEndOfText);
+  return tokens;
+}
+
+/// Times whole training steps on random pixels and tokens: normalise, forward, loss, backward, optimiser.
+int bench_train(const TrainArguments& arguments) {
+  if (arguments.threads > 0) at::set_num_threads(static_cast<int>(arguments.threads));
+  const auto config = models::model_config_from_file(eval::find_model_config(arguments.model));
+  if (arguments.tokens < 2 || arguments.tokens > config.text_cfg.context_length) {
+    throw ConfigError(fmt::format("--tokens must be between 2 and {}", config.text_cfg.context_length));
+  }
+  const torch::Device device = at::hasCUDA() ? torch::kCUDA : torch::kCPU;
+  models::ClipModel model(config);
+  model->reset_parameters(at::make_generator<at::CPUGeneratorImpl>(uint64_t{0}));
+  model->to(device);
+  model->train();
+  optim::AdamW optimizer(model->named_trainable(), {}, optim::open_clip_decays);
+  const image::PreprocessSpec preprocess;
+  const auto size = config.vision_cfg.image_size;
+  const auto pixels = at::randint(0, 256, {arguments.batch_size, size, size, 3}, at::kByte);
+  const auto tokens = random_tokens(arguments.batch_size, arguments.tokens).to(device);
+  const auto step = [&] {
+    const auto images = data::normalize_images(pixels, preprocess.mean, preprocess.std, device);
+    models::ClipOutput output;
+    {
+      const models::AutocastGuard autocast(device.type(), arguments.precision == "amp_bf16");
+      output = model->forward(images, tokens);
+    }
+    const auto result = loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale);
+    result.loss.backward();
+    optimizer.step(1e-5);
+    optimizer.zero_grad();
+    model->clamp_logit_scale();
+    (void)result.loss.item<float>();  // a GPU's work ends here
+  };
+  step();  // the first step also takes the memory
+  const auto seconds = time_each(arguments.steps, step);
+  const double median = seconds[seconds.size() / 2];
+  print({{"benchmark", "train"},
+         {"model", arguments.model},
+         {"precision", arguments.precision},
+         {"batch", arguments.batch_size},
+         {"tokens", arguments.tokens},
+         {"steps", arguments.steps},
+         {"device", device.str()},
+         {"threads", at::get_num_threads()},
+         {"samples_per_s", static_cast<double>(arguments.batch_size) / median},
+         {"step_s_median", median},
+         {"step_s_min", seconds.front()}});
+  return tools::kDone;
+}
+
+struct LoaderArguments {
+  std::string shards;
+  int64_t image_size = 224;
+  int64_t batch_size = 32;
+  int64_t workers = 1;
+  int64_t epochs = 3;
+};
+
+/// Times training batches from shards: read, decode, crop, resize, tokenise.
+int bench_loader(const LoaderArguments& arguments) {
+  const auto source = std::make_shared<data::WebdatasetSource>(
+      data::ShardIndex::open(data::expand_shard_list(arguments.shards)), data::WebdatasetOptions{});
+  data::TrainLoaderOptions options;
+  options.batch_size = arguments.batch_size;
+  options.image_size = arguments.image_size;
+  options.workers = arguments.workers;
+  data::TrainLoader loader(source, make_tokenizer(), options);
+  const int64_t batches = source->size() / arguments.batch_size;
+  if (batches == 0) throw ConfigError("--batch-size is larger than the data set");
+  const auto seconds = time_each(arguments.epochs, [&] {
+    for (int64_t i = 0; i < batches; ++i) loader.next();
+  });
+  const auto images = static_cast<double>(batches * arguments.batch_size);
+  print({{"benchmark", "loader"},
+         {"shards", arguments.shards},
+         {"image_size", arguments.image_size},
+         {"batch", arguments.batch_size},
+         {"workers", arguments.workers},
+         {"epochs", arguments.epochs},
+         {"images_per_s", images / seconds[seconds.size() / 2]},
+         {"images_per_s_max", images / seconds.front()}});
+  return tools::kDone;
+}
+
+/// Times one thread on the lines of a file.
+int bench_tokenizer(const std::string& file, int64_t repetitions) {
+  std::ifstream stream(file);
+  if (!stream) throw DataError(fmt::format("[{}] can't be opened", file));
+  std::vector<std::string> lines;
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  if (lines.empty()) throw DataError(fmt::format("[{}] has no lines", file));
+  std::vector<int32_t> row(77);
+  const auto seconds = time_each(repetitions, [&] {
+    const text::ClipTokenizer tokenizer(
+        find_resource("clip/bpe_simple_vocab_16e6.txt.gz"));  // with an empty word cache
+    for (const auto& line : lines) tokenizer.tokenize(line, row);
+  });
+  const auto captions = static_cast<double>(lines.size());
+  print({{"benchmark", "tokenizer"},
+         {"captions", lines.size()},
+         {"repetitions", repetitions},
+         {"captions_per_s", captions / seconds[seconds.size() / 2]},
+         {"captions_per_s_max", captions / seconds.front()}});
+  return tools::kDone;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Measures parts of the library; prints one JSON object a measurement.", "clip_bench");
+  app.require_subcommand(1);
+
+  TrainArguments train;
+  auto* train_command = app.add_subcommand("train", "a training step on random data");
+  train_command->add_option("--model", train.model, "a shipped model's name or JSON file")->capture_default_str();
+  train_command->add_option("--precision", train.precision)
+      ->check(CLI::IsMember({"fp32", "amp_bf16"}))
+      ->capture_default_str();
+  train_command->add_option("--batch-size", train.batch_size)->check(CLI::Range(2, 1 << 20))->capture_default_str();
+  train_command->add_option("--tokens", train.tokens, "length of every caption, start and end included")
+      ->capture_default_str();
+  train_command->add_option("--steps", train.steps)->check(CLI::PositiveNumber)->capture_default_str();
+  train_command->add_option("--threads", train.threads, "0: one per core")->capture_default_str();
+
+  LoaderArguments loader;
+  auto* loader_command = app.add_subcommand("loader", "training batches from shards");
+  loader_command->add_option("shards", loader.shards)->required();
+  loader_command->add_option("--image-size", loader.image_size)->check(CLI::Range(1, 4096))->capture_default_str();
+  loader_command->add_option("--batch-size", loader.batch_size)->check(CLI::PositiveNumber)->capture_default_str();
+  loader_command->add_option("--workers", loader.workers)->check(CLI::PositiveNumber)->capture_default_str();
+  loader_command->add_option("--epochs", loader.epochs)->check(CLI::PositiveNumber)->capture_default_str();
+
+  std::string file;
+  int64_t repetitions = 3;
+  auto* tokenizer_command = app.add_subcommand("tokenizer", "captions, one a line of a file");
+  tokenizer_command->add_option("file", file)->required();
+  tokenizer_command->add_option("--repetitions", repetitions)->check(CLI::PositiveNumber)->capture_default_str();
+
+  return contrastive::tools::run_program(app, argc, argv, [&] {
+    if (train_command->parsed()) return bench_train(train);
+    if (loader_command->parsed()) return bench_loader(loader);
+    return bench_tokenizer(file, repetitions);
+  });
+}

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+namespace contrastive::tools {
+
+/// Exit codes of every program.
+inline constexpr int kDone = 0;
+inline constexpr int kFailed = 1;
+inline constexpr int kUsage = 2;
+
+/// Parses the command line and runs `body`; the one place where exceptions end. An error is one line on stderr.
+/// --help and --version exit with 0, a wrong command line or configuration with 2, anything else that fails with 1.
+int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body);
+
+/// True once SIGINT, SIGTERM or SIGUSR1 asked the program to save and stop; a second SIGINT ends it at once.
+bool stop_requested();
+void install_stop_signals();
+
+}  // namespace contrastive::tools
