@@ -1,0 +1,98 @@
+#include "contrastive/train/run_options.h"
+
+#include <fstream>
+
+#include <gtest/gtest.h>
+
+#include "contrastive/core/error.h"
+#include "contrastive/core/file.h"
+
+#include "tests/support/paths.h"
+
+namespace contrastive::train {
+namespace {
+
+std::string write(const test::TemporaryDirectory& folder, const std::string& text) {
+  const auto file = folder.path() / "run.yaml";
+  std::ofstream(file) << text;
+  return file.string();
+}
+
+std::string message_of(const std::string& file, const std::vector<std::string>& overrides = {}) {
+  try {
+    load_run_options(file, overrides);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+constexpr const char* kMinimal = "name: a\nmodel: ViT-B-32\ndata: {train: synthetic}\ntrain: {steps: 5}\n";
+
+TEST(RunOptionsTest, ReportsEveryMistakeWithItsPlaceAtOnce) {
+  const test::TemporaryDirectory folder;
+  const auto file = write(folder,
+                          "name: a\nmodel: ViT-B-32\ndata: {train: synthetic, workers: none}\n"
+                          "optim:\n  warmup_stepz: 3\n  lr: -1\ntrain: {steps: 5, epochs: 2}\n");
+  const auto message = message_of(file);
+  EXPECT_NE(message.find(file + ":5:3: optim.warmup_stepz: unknown key (did you mean warmup_steps?)"), std::string::npos)
+      << message;
+  EXPECT_NE(message.find(file + ":6:7: optim.lr: -1 is out of range: must be greater than 0"), std::string::npos) << message;
+  EXPECT_NE(message.find(":3:35: data.workers: expected an integer, found 'none'"), std::string::npos) << message;
+  EXPECT_NE(message.find("train: give exactly one of steps, samples and epochs"), std::string::npos) << message;
+}
+
+TEST(RunOptionsTest, PrintsWhatRepeatsTheRun) {
+  const test::TemporaryDirectory folder;
+  const auto options =
+      load_run_options(write(folder, kMinimal), {"optim.lr=1e-3", "optim.clip_norm=2", "name='17'", "preprocess.std=[1, 1, 1]"});
+  const auto again_file = folder.path() / "again.yaml";
+  write_file_atomically(again_file, to_yaml(options));
+  const auto again = load_run_options(again_file.string(), {});
+  EXPECT_EQ(to_yaml(again), to_yaml(options));
+  EXPECT_EQ(again.name, "17");
+  EXPECT_DOUBLE_EQ(again.optim.lr, 1e-3);
+  EXPECT_EQ(again.model.kind, ConfigNode::Kind::map) << "the model must not depend on shipped files any more";
+  const auto differences = compare(options, again);
+  EXPECT_TRUE(differences.of_training.empty());
+  EXPECT_TRUE(differences.of_bookkeeping.empty());
+}
+
+TEST(RunOptionsTest, TellsDifferencesThatMatterFromBookkeeping) {
+  const test::TemporaryDirectory folder;
+  const auto file = write(folder, kMinimal);
+  const auto before = load_run_options(file, {});
+  const auto now = load_run_options(file, {"optim.lr=0.25", "log.every_steps=3", "checkpoint.keep=9"});
+  const auto differences = compare(before, now);
+  ASSERT_EQ(differences.of_training.size(), 1U);
+  EXPECT_EQ(differences.of_training[0], "optim.lr: 0.0005, now 0.25");
+  EXPECT_EQ(differences.of_bookkeeping.size(), 2U);
+}
+
+TEST(RunOptionsTest, RefusesNamesThatArePaths) {
+  const test::TemporaryDirectory folder;
+  const auto file = write(folder, kMinimal);
+  EXPECT_NE(message_of(file, {"name=../b"}).find("must not be a path"), std::string::npos);
+  EXPECT_NE(message_of(file, {"train.accumulate=2"}).find("not part of this version"), std::string::npos);
+  EXPECT_NE(message_of(file, {"data.crop.scale_min=0.95", "data.crop.scale_max=0.9"}).find("scale_min"), std::string::npos);
+  EXPECT_NE(message_of(file, {"optim.schedule=constant_cooldown"}).find("cooldown_steps"), std::string::npos);
+}
+
+TEST(RunOptionsTest, LoadsEveryShippedConfigAndSaysWhatItReproduces) {
+  const auto folder = find_resource("configs");
+  int64_t count = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() != ".yaml") continue;
+    const auto name = entry.path().filename().string();
+    EXPECT_EQ(message_of(name), "no error") << name;
+    const auto text = read_text_file(entry.path());
+    EXPECT_TRUE(text.starts_with("# Reproduces: ")) << name;
+    EXPECT_NE(text.find("\n# Expected: "), std::string::npos) << name;
+    EXPECT_NE(text.find("\n# Needs: "), std::string::npos) << name;
+    ++count;
+  }
+  EXPECT_GE(count, 2);
+}
+
+}  // namespace
+}  // namespace contrastive::train
