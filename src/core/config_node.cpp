@@ -18,7 +18,8 @@ namespace contrastive {
 namespace {
 
 constexpr int64_t kMaxConfigBytes = 4 << 20;
-constexpr int64_t kMaxNodes = 200'000;  // aliases can multiply a small text into a huge document
+constexpr int64_t kMaxNodes = 20'000;  // aliases can multiply a small text into a huge document
+constexpr size_t kMaxDepth = 100;      // reading and printing recurse; aliases nest deeper than the parser allows
 
 [[noreturn]] void fail(const ConfigPlace& place, const std::string& message) {
   throw ConfigError(fmt::format("{}: {}", place.to_string(), message));
@@ -41,23 +42,26 @@ class NodeBuilder : public YAML::EventHandler {
   void OnAlias(const YAML::Mark& mark, YAML::anchor_t anchor) override {
     const auto found = anchors_.find(anchor);
     if (found == anchors_.end()) fail(place(mark), "an alias refers to the map or list it stands in");
-    count(found->second, place(mark));
+    count(found->second, place(mark), stack_.size());
     add(found->second, 0);
   }
   void OnScalar(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                 const std::string& value) override {
+    refuse_tag(mark, tag);
     ConfigNode node = ConfigNode::make_scalar(value, /*quoted=*/tag == "!");
     node.place = place(mark);
     if (!node.quoted && detail::is_null(value)) node.kind = ConfigNode::Kind::null;
     add(std::move(node), anchor);
   }
-  void OnSequenceStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+  void OnSequenceStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                        YAML::EmitterStyle::value) override {
+    refuse_tag(mark, tag);
     open(ConfigNode::Kind::sequence, mark, anchor);
   }
   void OnSequenceEnd() override { close(); }
-  void OnMapStart(const YAML::Mark& mark, const std::string&, YAML::anchor_t anchor,
+  void OnMapStart(const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor,
                   YAML::EmitterStyle::value) override {
+    refuse_tag(mark, tag);
     open(ConfigNode::Kind::map, mark, anchor);
   }
   void OnMapEnd() override { close(); }
@@ -73,16 +77,26 @@ class NodeBuilder : public YAML::EventHandler {
 
   ConfigPlace place(const YAML::Mark& mark) const { return {source_, mark.line + 1, mark.column + 1}; }
 
-  void count(const ConfigNode& node, const ConfigPlace& where) {
+  /// yaml-cpp's tags for what has none: "?" for plain nodes, "!" for quoted scalars.
+  void refuse_tag(const YAML::Mark& mark, const std::string& tag) const {
+    if (tag != "?" && tag != "!" && !tag.empty()) fail(place(mark), fmt::format("the tag {} is not supported", tag));
+  }
+
+  /// Counts what a copy of a node adds to the document.
+  void count(const ConfigNode& node, const ConfigPlace& where, size_t depth) {
     if (++nodes_ > kMaxNodes) fail(where, fmt::format("more than {} values: not a configuration", kMaxNodes));
-    for (const auto& item : node.items) count(item, where);
-    for (const auto& entry : node.entries) count(entry.value, where);
+    if (depth > kMaxDepth) fail(where, fmt::format("nested more than {} deep: not a configuration", kMaxDepth));
+    for (const auto& item : node.items) count(item, where, depth + 1);
+    for (const auto& entry : node.entries) count(entry.value, where, depth + 1);
   }
 
   void open(ConfigNode::Kind kind, const YAML::Mark& mark, YAML::anchor_t anchor) {
     ConfigNode node;
     node.kind = kind;
     node.place = place(mark);
+    if (stack_.size() >= kMaxDepth) {
+      fail(node.place, fmt::format("nested more than {} deep: not a configuration", kMaxDepth));
+    }
     stack_.push_back({.node = std::move(node), .anchor = anchor, .has_key = false, .key = {}, .key_place = {}});
   }
 
@@ -94,7 +108,10 @@ class NodeBuilder : public YAML::EventHandler {
 
   void add(ConfigNode node, YAML::anchor_t anchor) {
     if (++nodes_ > kMaxNodes) fail(node.place, fmt::format("more than {} values: not a configuration", kMaxNodes));
-    if (anchor != 0) anchors_[anchor] = node;
+    if (anchor != 0) {
+      count(node, node.place, stack_.size());
+      anchors_[anchor] = node;
+    }
     if (stack_.empty()) {
       root_ = std::move(node);
       return;
@@ -145,7 +162,7 @@ std::string yaml_scalar(const ConfigNode& node) {
 void emit_yaml(const ConfigNode& node, int indent, std::string& out) {
   const std::string padding(static_cast<size_t>(indent), ' ');
   for (const auto& entry : node.entries) {
-    out += padding + yaml_scalar(ConfigNode::make_scalar(entry.key)) + ":";
+    out += padding + yaml_scalar(ConfigNode::make_scalar(entry.key, detail::is_null(entry.key))) + ":";
     const auto& value = entry.value;
     const bool is_nested = value.kind == ConfigNode::Kind::map && !value.entries.empty();
     out += is_nested ? "\n" : " ";
@@ -185,6 +202,35 @@ nlohmann::ordered_json json_of(const ConfigNode& node) {
   return nullptr;
 }
 
+/// YAML has no control characters; yaml-cpp takes one of them for the end of the file.
+void refuse_control_characters(std::string_view text, const std::string& source) {
+  const auto is_control = [](unsigned char c) { return c < 0x20 && c != '\t' && c != '\n' && c != '\r'; };
+  const auto found = std::find_if(text.begin(), text.end(), is_control);
+  if (found == text.end()) return;
+  const auto line_begin = std::find(std::make_reverse_iterator(found), text.rend(), '\n').base();
+  const auto line = std::count(text.begin(), found, '\n') + 1;
+  fail({source, static_cast<int>(line), static_cast<int>(found - line_begin) + 1},
+       fmt::format("the control character 0x{:02x} is not allowed", static_cast<unsigned char>(*found)));
+}
+
+ConfigNode parse_document(std::string_view text, const std::string& source) {
+  std::istringstream stream{std::string(text)};
+  NodeBuilder builder(source);
+  try {
+    YAML::Parser parser(stream);
+    if (!parser.HandleNextDocument(builder)) {
+      ConfigNode nothing;
+      nothing.place.source = source;
+      return nothing;
+    }
+    NodeBuilder second(source);
+    if (parser.HandleNextDocument(second)) throw ConfigError(source + ": more than one document");
+  } catch (const YAML::Exception& error) {
+    fail({source, error.mark.line + 1, error.mark.column + 1}, error.msg);
+  }
+  return builder.take();
+}
+
 void set_source(ConfigNode& node, const ConfigPlace& place) {
   node.place = place;
   for (auto& item : node.items) set_source(item, place);
@@ -192,6 +238,37 @@ void set_source(ConfigNode& node, const ConfigPlace& place) {
     entry.key_place = place;
     set_source(entry.value, place);
   }
+}
+
+/// "a.b.c" in its parts.
+std::vector<std::string> split_key(const std::string& path, const ConfigPlace& place) {
+  std::vector<std::string> keys(1);
+  for (const char c : path) {
+    if (c == '.') {
+      keys.emplace_back();
+    } else {
+      keys.back() += c;
+    }
+  }
+  const bool has_empty = std::any_of(keys.begin(), keys.end(), [](const std::string& key) { return key.empty(); });
+  if (has_empty) throw ConfigError(place.source + ": a part of the key is empty");
+  return keys;
+}
+
+/// The value of a key, made if it is not there. `place` is that of what asks for it.
+ConfigNode& child_of(ConfigNode& parent, const std::string& key, const ConfigPlace& place) {
+  if (parent.kind == ConfigNode::Kind::null) parent.kind = ConfigNode::Kind::map;
+  if (parent.kind != ConfigNode::Kind::map) {
+    throw ConfigError(fmt::format("{}: there can be no key '{}' here, since {} gives a value and not a map",
+                                  place.source, key, parent.place.to_string()));
+  }
+  for (auto& entry : parent.entries) {
+    if (entry.key == key) return entry.value;
+  }
+  ConfigNode made;
+  made.place = place;
+  parent.entries.push_back({key, place, std::move(made)});
+  return parent.entries.back().value;
 }
 
 }  // namespace
@@ -237,17 +314,11 @@ ConfigNode parse_config(std::string_view text, const std::string& source) {
   if (static_cast<int64_t>(text.size()) > kMaxConfigBytes) {
     throw ConfigError(fmt::format("{}: {} bytes are too many for a configuration", source, text.size()));
   }
-  std::istringstream stream{std::string(text)};
-  NodeBuilder builder(source);
-  try {
-    YAML::Parser parser(stream);
-    if (!parser.HandleNextDocument(builder)) return {};
-    NodeBuilder second(source);
-    if (parser.HandleNextDocument(second)) throw ConfigError(source + ": more than one document");
-  } catch (const YAML::Exception& error) {
-    fail({source, error.mark.line + 1, error.mark.column + 1}, error.msg);
-  }
-  return builder.take();
+  refuse_control_characters(text, source);
+  // yaml-cpp takes quoted text that the end of the file cuts off for whole, unless the file ends within the line.
+  const auto last = text.find_last_not_of(" \t\r\n");
+  if (last != std::string_view::npos) parse_document(text.substr(0, last + 1), source);
+  return parse_document(text, source);
 }
 
 ConfigNode load_config(const std::filesystem::path& file) {
@@ -269,22 +340,7 @@ void apply_override(ConfigNode& root, const std::string& override_text) {
   auto value = parse_config(override_text.substr(equals + 1), place.source);
   set_source(value, place);
   ConfigNode* node = &root;
-  std::istringstream path(override_text.substr(0, equals));
-  for (std::string key; std::getline(path, key, '.');) {
-    if (key.empty()) throw ConfigError(place.source + ": a part of the key is empty");
-    if (node->kind == ConfigNode::Kind::null) node->kind = ConfigNode::Kind::map;
-    if (node->kind != ConfigNode::Kind::map) {
-      throw ConfigError(fmt::format("{}: {} has a value of its own, not keys", place.source, key));
-    }
-    auto found = std::find_if(node->entries.begin(), node->entries.end(),
-                              [&](const ConfigEntry& entry) { return entry.key == key; });
-    if (found == node->entries.end()) {
-      node->entries.push_back({key, place, {}});
-      found = node->entries.end() - 1;
-    }
-    found->key_place = place;
-    node = &found->value;
-  }
+  for (const auto& key : split_key(override_text.substr(0, equals), place)) node = &child_of(*node, key, place);
   *node = std::move(value);
 }
 

@@ -1,5 +1,6 @@
 #include "contrastive/core/file.h"
 
+#include <atomic>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -22,7 +23,8 @@ namespace fs = std::filesystem;
 namespace detail {
 
 AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)), temporary_(target_) {
-  temporary_ += fmt::format(".partial-{}", getpid());
+  static std::atomic<uint64_t> number{0};  // two threads may write the same file
+  temporary_ += fmt::format(".partial-{}-{}", getpid(), number++);
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
   if (descriptor_ < 0) fail("creating");
 }
@@ -85,7 +87,8 @@ void flush_directory(const fs::path& directory) {
 }
 
 MappedFile::MappedFile(const fs::path& file) {
-  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+  // Without O_NONBLOCK, opening a named pipe would wait for a writer.
+  const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (descriptor < 0) throw Error(fmt::format("[{}] can't be opened: {}", file.string(), std::strerror(errno)));
   struct stat status {};
   const bool is_file = ::fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <set>
 #include <string_view>
 
 #include <ATen/ATen.h>
@@ -23,6 +24,10 @@ using nlohmann::json;
 /// The format's own bound on the header.
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr size_t kAlignment = 8;
+/// The header holds objects, which hold shapes and offsets.
+constexpr int kMaxHeaderDepth = 3;
+constexpr size_t kMaxDimensions = 64;
+constexpr const char* kMetadataKey = "__metadata__";
 
 struct DtypeName {
   at::ScalarType dtype;
@@ -65,10 +70,7 @@ class HeaderReader {
       fail(fmt::format("claims a header of {} bytes in a file of {}", header_bytes, file_.size()));
     }
     data_begin = sizeof(header_bytes) + header_bytes;
-    const auto* text = reinterpret_cast<const char*>(file_.data()) + sizeof(header_bytes);
-    auto header = json::parse(text, text + header_bytes, nullptr, /*allow_exceptions=*/false);
-    if (!header.is_object()) fail("has a header that is not a JSON object");
-    return header;
+    return parse_json({reinterpret_cast<const char*>(file_.data()) + sizeof(header_bytes), header_bytes});
   }
 
   Entry entry(const std::string& name, const json& value, uint64_t data_bytes) const {
@@ -80,7 +82,7 @@ class HeaderReader {
     const auto& offsets = value["data_offsets"];
     if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
         !offsets[1].is_number_unsigned()) {
-      fail(fmt::format("tensor '{}' has data_offsets {}, expected two numbers", name, offsets.dump()));
+      fail(fmt::format("tensor '{}' has data_offsets {}, expected two numbers", name, shown(offsets)));
     }
     entry.begin = offsets[0];
     entry.end = offsets[1];
@@ -97,32 +99,64 @@ class HeaderReader {
   }
 
  private:
+  /// Refuses what the parser would take: deep nesting, whose memory is many times the text, and duplicate keys.
+  json parse_json(std::string_view text) const {
+    std::vector<std::set<std::string>> open_keys;
+    const auto check = [&](int depth, json::parse_event_t event, const json& value) {
+      const bool opens = event == json::parse_event_t::object_start || event == json::parse_event_t::array_start;
+      if (opens && depth >= kMaxHeaderDepth)
+        fail(fmt::format("has a header nested more than {} deep", kMaxHeaderDepth));
+      if (event == json::parse_event_t::object_start) open_keys.emplace_back();
+      if (event == json::parse_event_t::object_end) open_keys.pop_back();
+      if (event == json::parse_event_t::key && !open_keys.back().insert(value.get<std::string>()).second) {
+        fail(fmt::format("has '{}' twice in its header", value.get<std::string>()));
+      }
+      return true;
+    };
+    auto header = json::parse(text, check, /*allow_exceptions=*/false);
+    if (!header.is_object()) fail("has a header that is not a JSON object");
+    return header;
+  }
+
+  /// What a message shows of a value, which can be as large as the header.
+  static std::string shown(const json& value) {
+    constexpr size_t kMaxShown = 100;
+    auto text = value.dump(-1, ' ', /*ensure_ascii=*/true);
+    if (text.size() > kMaxShown) text = text.substr(0, kMaxShown) + "...";
+    return text;
+  }
+
   at::ScalarType dtype(const std::string& name, const json& value) const {
     for (const auto& known : kDtypes) {
       if (value == known.name) return known.dtype;
     }
-    fail(fmt::format("tensor '{}' has dtype {}, which is not supported", name, value.dump()));
+    fail(fmt::format("tensor '{}' has dtype {}, which is not supported", name, shown(value)));
   }
 
   std::vector<int64_t> shape(const std::string& name, const json& value) const {
-    if (!value.is_array() || value.size() > 64) fail(fmt::format("tensor '{}' has shape {}", name, value.dump()));
+    const auto refuse = [&] {
+      fail(fmt::format("tensor '{}' has shape {}, expected up to {} sizes", name, shown(value), kMaxDimensions));
+    };
+    if (!value.is_array() || value.size() > kMaxDimensions) refuse();
     std::vector<int64_t> sizes;
     for (const auto& size : value) {
-      if (!size.is_number_unsigned() || size.get<uint64_t>() > INT64_MAX) {
-        fail(fmt::format("tensor '{}' has shape {}", name, value.dump()));
-      }
+      if (!size.is_number_unsigned() || size.get<uint64_t>() > INT64_MAX) refuse();
       sizes.push_back(size.get<int64_t>());
     }
     return sizes;
   }
 
   void check_size(const Entry& entry) const {
-    uint64_t bytes = c10::elementSize(entry.dtype);
+    auto bytes = static_cast<int64_t>(c10::elementSize(entry.dtype));
+    bool is_empty = false;
     bool overflow = false;
     for (const int64_t size : entry.shape) {
-      overflow |= __builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes);
+      // Strides are products too, so the sizes beside a zero must not overflow either.
+      is_empty |= size == 0;
+      overflow |= __builtin_mul_overflow(bytes, std::max<int64_t>(size, 1), &bytes);
     }
-    if (overflow || bytes != entry.end - entry.begin) {
+    if (is_empty) bytes = 0;
+    if (overflow || static_cast<uint64_t>(bytes) != entry.end - entry.begin) {
       fail(fmt::format("tensor '{}' has {} bytes of data, which does not fit its shape [{}] and dtype", entry.name,
                        entry.end - entry.begin, fmt::join(entry.shape, ", ")));
     }
@@ -154,6 +188,9 @@ torch::Tensor view(const std::shared_ptr<MappedFile>& mapping, uint64_t offset, 
   const auto options = at::TensorOptions().dtype(entry.dtype);
   if (entry.begin == entry.end) return at::empty(entry.shape, options);
   auto* data = const_cast<uint8_t*>(mapping->bytes().data()) + offset;
+  if (entry.dtype == at::kBool) {  // a C++ bool must be 0 or 1, which bytes of a file need not be
+    return at::from_blob(data, entry.shape, at::TensorOptions().dtype(at::kByte)).ne(0);
+  }
   if (offset % c10::elementSize(entry.dtype) == 0) {
     return at::from_blob(
         data, entry.shape, [mapping](void*) {}, options);
@@ -174,9 +211,13 @@ const char* dtype_name(const std::string& where, const std::string& name, at::Sc
 std::string make_header(const std::string& where, const NamedTensors& tensors,
                         const std::map<std::string, std::string>& metadata) {
   json header = json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  if (!metadata.empty()) header[kMetadataKey] = metadata;
   uint64_t position = 0;
   for (const auto& [name, tensor] : tensors) {
+    if (name == kMetadataKey) {
+      throw CheckpointError(fmt::format("[{}] a tensor can't be named '{}', the format's own word", where, name));
+    }
+    if (!tensor.defined()) throw CheckpointError(fmt::format("[{}] tensor '{}' is undefined", where, name));
     if (header.contains(name)) throw CheckpointError(fmt::format("[{}] tensor '{}' is given twice", where, name));
     const uint64_t end = position + static_cast<uint64_t>(tensor.nbytes());
     header[name] = {{"dtype", dtype_name(where, name, tensor.scalar_type())},
@@ -184,7 +225,12 @@ std::string make_header(const std::string& where, const NamedTensors& tensors,
                     {"data_offsets", {position, end}}};
     position = end;
   }
-  auto text = header.dump();
+  std::string text;
+  try {
+    text = header.dump();
+  } catch (const json::exception&) {
+    throw CheckpointError(fmt::format("[{}] a tensor's name or a metadata string is not UTF-8", where));
+  }
   text.resize((text.size() + kAlignment - 1) / kAlignment * kAlignment, ' ');
   return text;
 }
@@ -204,7 +250,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : where_(fil
   const uint64_t data_bytes = mapping->bytes().size() - data_begin;
   std::vector<Entry> entries;
   for (const auto& [name, value] : header.items()) {
-    if (name == "__metadata__") {
+    if (name == kMetadataKey) {
       if (!value.is_object()) reader.fail("has __metadata__ that is not an object");
       for (const auto& [key, text] : value.items()) {
         if (!text.is_string()) reader.fail(fmt::format("has __metadata__ '{}' that is not a string", key));

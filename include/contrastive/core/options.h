@@ -214,9 +214,9 @@ template <typename Options>
 Options read_options(const ConfigNode& root) {
   Options options;
   OptionErrors errors;
-  if (root.kind == ConfigNode::Kind::map) {
+  if (root.kind == ConfigNode::Kind::map || root.kind == ConfigNode::Kind::null) {  // an empty file sets nothing
     detail::OptionsReader::read_struct(root, "", options, errors);
-  } else if (root.kind != ConfigNode::Kind::null) {
+  } else {
     errors.add(root.place, "", "expected a map of keys and values");
   }
   errors.throw_if_any();
