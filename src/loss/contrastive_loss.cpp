@@ -141,11 +141,10 @@ void check_inputs(const torch::Tensor& image, const torch::Tensor& text, const t
   TORCH_CHECK(image.dim() == 2 && image.size(0) > 0 && image.is_floating_point(),
               "[contrastive_loss] image_features must be floating point [B, D] with B > 0, but are ",
               image.scalar_type(), " ", image.sizes());
-  TORCH_CHECK(text.sizes() == image.sizes() && text.scalar_type() == image.scalar_type() &&
-                  text.device() == image.device(),
-              "[contrastive_loss] text_features must be ", image.scalar_type(), " ", image.sizes(), " on ",
-              image.device(), " like image_features, but are ", text.scalar_type(), " ", text.sizes(), " on ",
-              text.device());
+  TORCH_CHECK(
+      text.sizes() == image.sizes() && text.scalar_type() == image.scalar_type() && text.device() == image.device(),
+      "[contrastive_loss] text_features must be ", image.scalar_type(), " ", image.sizes(), " on ", image.device(),
+      " like image_features, but are ", text.scalar_type(), " ", text.sizes(), " on ", text.device());
   TORCH_CHECK(scale.dim() == 0 && scale.device() == image.device(),
               "[contrastive_loss] logit_scale must be a scalar on ", image.device(), ", but is ", scale.sizes(), " on ",
               scale.device());

@@ -14,7 +14,9 @@ constexpr int64_t kShortRow = 128;
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
-double attention_scale(int64_t head_width) { return 1.0 / std::sqrt(static_cast<double>(head_width)); }
+double attention_scale(int64_t head_width) {
+  return 1.0 / std::sqrt(static_cast<double>(head_width));
+}
 
 /// Attention by batched matrix products with its own backward: one copy into head-major order each way, gradients of
 /// q, k and v written straight into one buffer.

@@ -28,9 +28,13 @@ void append_all(const torch::nn::Module& module, const std::string& prefix, Name
   for (const auto& child : module.named_children()) append_all(*child.value(), prefix + child.key() + ".", tensors);
 }
 
-bool ends_with_counter(const std::string& name) { return name.ends_with(".num_batches_tracked"); }
+bool ends_with_counter(const std::string& name) {
+  return name.ends_with(".num_batches_tracked");
+}
 
-std::string shape_of(const torch::Tensor& tensor) { return fmt::format("[{}]", fmt::join(tensor.sizes(), ", ")); }
+std::string shape_of(const torch::Tensor& tensor) {
+  return fmt::format("[{}]", fmt::join(tensor.sizes(), ", "));
+}
 
 /// Matches the names of a model and of a file, and collects everything that doesn't fit.
 class StateMatcher {
@@ -48,7 +52,8 @@ class StateMatcher {
   void throw_if_any_problem() const {
     if (problems_.empty()) return;
     throw CheckpointError(fmt::format("[load_state] {} tensor{} of the weights {} the model:\n  {}", problems_.size(),
-                                      problems_.size() == 1 ? "" : "s", problems_.size() == 1 ? "doesn't fit" : "don't fit",
+                                      problems_.size() == 1 ? "" : "s",
+                                      problems_.size() == 1 ? "doesn't fit" : "don't fit",
                                       fmt::join(problems_, "\n  ")));
   }
 
@@ -99,9 +104,13 @@ void ClipModelImpl::reset_parameters(at::Generator generator) {
   logit_scale.fill_(config_.init_logit_scale);
 }
 
-torch::Tensor ClipModelImpl::encode_image(const torch::Tensor& images) { return visual->forward(images); }
+torch::Tensor ClipModelImpl::encode_image(const torch::Tensor& images) {
+  return visual->forward(images);
+}
 
-torch::Tensor ClipModelImpl::encode_text(const torch::Tensor& tokens) { return text->forward(tokens); }
+torch::Tensor ClipModelImpl::encode_text(const torch::Tensor& tokens) {
+  return text->forward(tokens);
+}
 
 ClipOutput ClipModelImpl::forward(const torch::Tensor& images, const torch::Tensor& tokens) {
   TORCH_CHECK(images.size(0) == tokens.size(0), "[ClipModel] images and tokens must have the same number of rows, but ",

@@ -33,7 +33,9 @@ LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, torch::Device 
   bias = register_parameter("bias", at::empty({out_features}, device));
 }
 
-torch::Tensor LinearImpl::forward(const torch::Tensor& x) const { return at::linear(x, weight, bias); }
+torch::Tensor LinearImpl::forward(const torch::Tensor& x) const {
+  return at::linear(x, weight, bias);
+}
 
 void LinearImpl::reset_parameters(at::Generator& generator) {
   draw_uniform_by_fan_in(weight, weight.size(1), generator);
@@ -50,7 +52,9 @@ torch::Tensor LayerNormImpl::forward(const torch::Tensor& x) const {
   return at::layer_norm(x, weight.sizes(), weight, bias, kEpsilon).to(x.scalar_type());
 }
 
-void LayerNormImpl::reset_parameters() { set_affine_to_identity(weight, bias); }
+void LayerNormImpl::reset_parameters() {
+  set_affine_to_identity(weight, bias);
+}
 
 Conv2dImpl::Conv2dImpl(int64_t in_channels, int64_t out_channels, int64_t kernel, int64_t stride, torch::Device device)
     : stride_(stride) {
@@ -72,11 +76,12 @@ PatchEmbeddingImpl::PatchEmbeddingImpl(int64_t patch_size, int64_t width, torch:
 torch::Tensor PatchEmbeddingImpl::forward(const torch::Tensor& images) const {
   const auto batch = images.size(0), patch = weight.size(2);
   const auto rows = images.size(2) / patch, columns = images.size(3) / patch;
-  const auto patches = images.detach()
-                           .view({batch, 3, rows, patch, columns, patch})
-                           .permute({0, 2, 4, 1, 3, 5})
-                           .to(compute_dtype(weight), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous)
-                           .view({batch, rows * columns, 3 * patch * patch});
+  const auto patches =
+      images.detach()
+          .view({batch, 3, rows, patch, columns, patch})
+          .permute({0, 2, 4, 1, 3, 5})
+          .to(compute_dtype(weight), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous)
+          .view({batch, rows * columns, 3 * patch * patch});
   return at::linear(patches, weight.flatten(1));  // [B, P, D]
 }
 

@@ -57,7 +57,8 @@ bool is_off(const SwitchedOff& field) {
   if (field.off.empty() || value.kind == ConfigNode::Kind::null) return true;
   if (value.kind == ConfigNode::Kind::map) return value.entries.empty();
   if (value.kind != ConfigNode::Kind::scalar) return false;
-  return std::any_of(field.off.begin(), field.off.end(), [&](const auto& off) { return same_scalar(value.scalar, off); });
+  return std::any_of(field.off.begin(), field.off.end(),
+                     [&](const auto& off) { return same_scalar(value.scalar, off); });
 }
 
 void report_unsupported(const std::vector<SwitchedOff>& fields, const OptionScope& scope) {
@@ -68,17 +69,10 @@ void report_unsupported(const std::vector<SwitchedOff>& fields, const OptionScop
 }
 
 std::vector<SwitchedOff> custom_block_fields() {
-  return {{"ls_init_value", kNullOnly},
-          {"output_tokens", kFalse},
-          {"act_kwargs", kNullOnly},
-          {"norm_kwargs", kNullOnly},
-          {"block_type", {"default"}},
-          {"qk_norm", kFalse},
-          {"scaled_cosine_attn", kFalse},
-          {"scale_heads", kFalse},
-          {"scale_attn_inner", kFalse},
-          {"scale_attn", kFalse},
-          {"scale_fc", kFalse}};
+  return {{"ls_init_value", kNullOnly},   {"output_tokens", kFalse},   {"act_kwargs", kNullOnly},
+          {"norm_kwargs", kNullOnly},     {"block_type", {"default"}}, {"qk_norm", kFalse},
+          {"scaled_cosine_attn", kFalse}, {"scale_heads", kFalse},     {"scale_attn_inner", kFalse},
+          {"scale_attn", kFalse},         {"scale_fc", kFalse}};
 }
 
 std::vector<SwitchedOff> with_custom_block_fields(std::vector<SwitchedOff> fields) {
@@ -92,7 +86,8 @@ std::optional<std::vector<int64_t>> as_integers(const ConfigNode& node) {
     int64_t value = 0;
     const auto* end = item.scalar.data() + item.scalar.size();
     const auto result = std::from_chars(item.scalar.data(), end, value);
-    if (item.kind != ConfigNode::Kind::scalar || item.quoted || result.ec != std::errc() || result.ptr != end) return false;
+    if (item.kind != ConfigNode::Kind::scalar || item.quoted || result.ec != std::errc() || result.ptr != end)
+      return false;
     values.push_back(value);
     return true;
   };
@@ -282,12 +277,9 @@ struct ModelFile {
   ModelConfig config;
   VisionFile vision_cfg;
   TextFile text_cfg;
-  std::vector<SwitchedOff> off = {{"custom_text", kFalse},
-                                  {"init_logit_bias", kNullOnly},
-                                  {"nonscalar_logit_scale", kFalse},
-                                  {"multimodal_cfg", kNullOnly},
-                                  {"audio_cfg", kNullOnly},
-                                  {"genlip_cfg", kNullOnly},
+  std::vector<SwitchedOff> off = {{"custom_text", kFalse},           {"init_logit_bias", kNullOnly},
+                                  {"nonscalar_logit_scale", kFalse}, {"multimodal_cfg", kNullOnly},
+                                  {"audio_cfg", kNullOnly},          {"genlip_cfg", kNullOnly},
                                   {"genlap_cfg", kNullOnly}};
 
   template <typename Fields>
@@ -305,9 +297,15 @@ struct ModelFile {
   void validate(const OptionScope& scope) const { report_unsupported(off, scope); }
 };
 
-std::string text_of(bool value) { return value ? "true" : "false"; }
-std::string text_of(int64_t value) { return fmt::format("{}", value); }
-std::string text_of(double value) { return fmt::format("{}", value); }
+std::string text_of(bool value) {
+  return value ? "true" : "false";
+}
+std::string text_of(int64_t value) {
+  return fmt::format("{}", value);
+}
+std::string text_of(double value) {
+  return fmt::format("{}", value);
+}
 
 /// Adds the fields that differ from open_clip's defaults.
 class NodeWriter {
@@ -373,11 +371,17 @@ ConfigNode text_node(const TextConfig& config) {
 
 }  // namespace
 
-bool VisionConfig::is_resnet() const { return layers.size() == kResnetStages; }
+bool VisionConfig::is_resnet() const {
+  return layers.size() == kResnetStages;
+}
 
-int64_t VisionConfig::heads() const { return output_width() / head_width; }
+int64_t VisionConfig::heads() const {
+  return output_width() / head_width;
+}
 
-int64_t VisionConfig::output_width() const { return is_resnet() ? width * kResnetReduction : width; }
+int64_t VisionConfig::output_width() const {
+  return is_resnet() ? width * kResnetReduction : width;
+}
 
 ModelConfig load_model_config(const ConfigNode& node) {
   const auto file = read_options<ModelFile>(node);
@@ -387,7 +391,9 @@ ModelConfig load_model_config(const ConfigNode& node) {
   return config;
 }
 
-ModelConfig model_config_from_file(const std::filesystem::path& file) { return load_model_config(load_config(file)); }
+ModelConfig model_config_from_file(const std::filesystem::path& file) {
+  return load_model_config(load_config(file));
+}
 
 ConfigNode to_node(const ModelConfig& config) {
   const ModelConfig standard;

@@ -67,8 +67,7 @@ AttentionPool2dImpl::AttentionPool2dImpl(int64_t side, int64_t channels, int64_t
 
 torch::Tensor AttentionPool2dImpl::forward(const torch::Tensor& x) const {
   const auto places = x.flatten(2).transpose(1, 2);  // [B, h w, C]
-  const auto tokens =
-      at::cat({places.mean(1, /*keepdim=*/true), places}, 1) + positional_embedding.to(x.scalar_type());
+  const auto tokens = at::cat({places.mean(1, /*keepdim=*/true), places}, 1) + positional_embedding.to(x.scalar_type());
   const auto pooled = detail::single_query_attention(q_proj->forward(tokens.select(1, 0)), k_proj->forward(tokens),
                                                      v_proj->forward(tokens), heads_, {});
   return c_proj->forward(pooled);  // [B, E]

@@ -13,7 +13,9 @@ TokenEmbeddingImpl::TokenEmbeddingImpl(int64_t vocab_size, int64_t width, torch:
   weight = register_parameter("weight", at::empty({vocab_size, width}, device));
 }
 
-torch::Tensor TokenEmbeddingImpl::forward(const torch::Tensor& tokens) const { return at::embedding(weight, tokens); }
+torch::Tensor TokenEmbeddingImpl::forward(const torch::Tensor& tokens) const {
+  return at::embedding(weight, tokens);
+}
 
 TextTransformerImpl::TextTransformerImpl(const TextConfig& config, int64_t embed_dim, Activation activation,
                                          torch::Device device)

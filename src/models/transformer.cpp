@@ -37,7 +37,9 @@ torch::Tensor pick_rows(const torch::Tensor& x, const torch::Tensor& positions) 
 
 }  // namespace
 
-torch::Tensor quick_gelu(const torch::Tensor& x) { return QuickGelu::apply(x); }
+torch::Tensor quick_gelu(const torch::Tensor& x) {
+  return QuickGelu::apply(x);
+}
 
 AttentionImpl::AttentionImpl(const TransformerOptions& options, torch::Device device)
     : heads_(options.heads), causal_(options.causal) {
@@ -57,8 +59,8 @@ torch::Tensor AttentionImpl::forward_pooled(const torch::Tensor& x, const torch:
   const auto project = [&](const torch::Tensor& rows, int64_t begin, int64_t size) {
     return at::linear(rows, in_proj_weight.narrow(0, begin, size), in_proj_bias.narrow(0, begin, size));
   };
-  const auto q = project(queries, 0, width);                       // [B, D]
-  const auto kv = project(x, width, 2 * width).split(width, -1);   // 2 x [B, T, D]
+  const auto q = project(queries, 0, width);                      // [B, D]
+  const auto kv = project(x, width, 2 * width).split(width, -1);  // 2 x [B, T, D]
   const auto last_key = causal_ ? positions : torch::Tensor();
   return out_proj->forward(detail::single_query_attention(q, kv[0], kv[1], heads_, last_key));
 }

@@ -16,10 +16,14 @@ namespace {
 
 constexpr int64_t kMatrixDim = 2;
 
-std::string shape_of(const torch::Tensor& tensor) { return fmt::format("[{}]", fmt::join(tensor.sizes(), ", ")); }
+std::string shape_of(const torch::Tensor& tensor) {
+  return fmt::format("[{}]", fmt::join(tensor.sizes(), ", "));
+}
 
 /// The fused kernel takes an fp32 divisor only; fp64 gradients are divided beforehand.
-bool kernel_divides(const torch::Tensor& parameter) { return parameter.scalar_type() != at::kDouble; }
+bool kernel_divides(const torch::Tensor& parameter) {
+  return parameter.scalar_type() != at::kDouble;
+}
 
 }  // namespace
 
@@ -50,8 +54,8 @@ AdamW::AdamW(NamedTensors parameters, AdamWOptions options, const DecayRule& dec
     const auto& [name, parameter] = parameters_[i];
     TORCH_CHECK(parameter.is_floating_point() && parameter.scalar_type() == first.scalar_type() &&
                     parameter.device() == first.device(),
-                "[AdamW] parameters must have one dtype and device, but ", name, " is ", parameter.scalar_type(), " on ",
-                parameter.device(), " and ", parameters_.front().first, " is ", first.scalar_type(), " on ",
+                "[AdamW] parameters must have one dtype and device, but ", name, " is ", parameter.scalar_type(),
+                " on ", parameter.device(), " and ", parameters_.front().first, " is ", first.scalar_type(), " on ",
                 first.device());
     (decays(name, parameter) ? decayed_ : undecayed_).members.push_back(i);
     exp_avg_.push_back(at::zeros_like(parameter));
@@ -121,8 +125,8 @@ void AdamW::load_state(const NamedTensors& tensors) {
     if (!known.contains(name)) problems.push_back(fmt::format("{}: unexpected, {}", name, shape_of(source)));
   }
   if (!problems.empty()) {
-    throw CheckpointError(fmt::format("[AdamW] the optimizer state doesn't fit the parameters:\n  {}",
-                                      fmt::join(problems, "\n  ")));
+    throw CheckpointError(
+        fmt::format("[AdamW] the optimizer state doesn't fit the parameters:\n  {}", fmt::join(problems, "\n  ")));
   }
   for (auto& [name, target] : known) target.copy_(sources.at(name));
 }

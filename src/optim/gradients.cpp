@@ -43,7 +43,8 @@ std::string first_non_finite(const NamedTensors& parameters) {
     const auto& gradient = parameter.grad();
     if (!gradient.defined() || gradient.isfinite().all().item<bool>()) continue;
     return fmt::format("the gradient of {} has {} NaN and {} infinite of {} values", name,
-                       gradient.isnan().sum().item<int64_t>(), gradient.isinf().sum().item<int64_t>(), gradient.numel());
+                       gradient.isnan().sum().item<int64_t>(), gradient.isinf().sum().item<int64_t>(),
+                       gradient.numel());
   }
   return "";
 }

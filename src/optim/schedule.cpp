@@ -15,7 +15,9 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw ConfigError("[schedule] " + message);
 }
 
-double ratio(int64_t part, int64_t whole) { return static_cast<double>(part) / static_cast<double>(whole); }
+double ratio(int64_t part, int64_t whole) {
+  return static_cast<double>(part) / static_cast<double>(whole);
+}
 
 }  // namespace
 
@@ -33,8 +35,9 @@ Schedule::Schedule(const std::string& kind, double base_lr, int64_t warmup_steps
   require(warmup_steps >= 0 && warmup_steps <= total_steps,
           fmt::format("warmup_steps must be in [0, {}] (the steps of the run), but is {}", total_steps, warmup_steps));
   if (kind_ != Kind::constant_cooldown) return;
-  require(cooldown_steps >= 0 && cooldown_steps <= total_steps,
-          fmt::format("cooldown_steps must be in [0, {}] (the steps of the run), but is {}", total_steps, cooldown_steps));
+  require(
+      cooldown_steps >= 0 && cooldown_steps <= total_steps,
+      fmt::format("cooldown_steps must be in [0, {}] (the steps of the run), but is {}", total_steps, cooldown_steps));
   require(cooldown_power > 0, fmt::format("cooldown_power must be above 0, but is {}", cooldown_power));
   require(cooldown_end_lr >= 0, fmt::format("cooldown_end_lr must be at least 0, but is {}", cooldown_end_lr));
 }

@@ -1,5 +1,3 @@
-#include "contrastive/loss/contrastive_loss.h"
-
 #include <algorithm>
 #include <map>
 #include <string>
@@ -8,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "contrastive/core/safetensors.h"
+#include "contrastive/loss/contrastive_loss.h"
+
 #include "tests/support/paths.h"
 #include "tests/support/tensors.h"
 
@@ -47,7 +47,8 @@ TEST_F(ContrastiveLossParityTest, LossAndGradientsEqualTheReferenceInDoublePreci
     EXPECT_TRUE(test::tensors_near(name + ".loss", actual.loss, expected.at("loss"), tolerance));
     EXPECT_TRUE(test::tensors_near(name + ".grad_image", actual.image, expected.at("grad_image"), tolerance));
     EXPECT_TRUE(test::tensors_near(name + ".grad_text", actual.text, expected.at("grad_text"), tolerance));
-    EXPECT_TRUE(test::tensors_near(name + ".grad_log_scale", actual.log_scale, expected.at("grad_log_scale"), tolerance));
+    EXPECT_TRUE(
+        test::tensors_near(name + ".grad_log_scale", actual.log_scale, expected.at("grad_log_scale"), tolerance));
   });
 }
 
@@ -57,8 +58,7 @@ TEST_F(ContrastiveLossParityTest, LossAndGradientsEqualTheReferenceInSinglePreci
     const double loss = expected.at("loss").item<double>();
     const double scale = std::max(1.0, expected.at("log_scale").exp().item<double>());
     const test::Tolerance features{1e-7 * scale, 1e-5};
-    EXPECT_TRUE(
-        test::tensors_near(name + ".loss", actual.loss, expected.at("loss"), {1e-6 * std::max(1.0, loss), 0}));
+    EXPECT_TRUE(test::tensors_near(name + ".loss", actual.loss, expected.at("loss"), {1e-6 * std::max(1.0, loss), 0}));
     EXPECT_TRUE(test::tensors_near(name + ".grad_image", actual.image, expected.at("grad_image"), features));
     EXPECT_TRUE(test::tensors_near(name + ".grad_text", actual.text, expected.at("grad_text"), features));
     EXPECT_TRUE(test::tensors_near(name + ".grad_log_scale", actual.log_scale, expected.at("grad_log_scale"),

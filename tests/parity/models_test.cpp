@@ -14,6 +14,7 @@
 #include "contrastive/loss/contrastive_loss.h"
 #include "contrastive/models/clip_model.h"
 #include "contrastive/optim/adamw.h"
+
 #include "tests/support/paths.h"
 #include "tests/support/tensors.h"
 

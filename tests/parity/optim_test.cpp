@@ -13,6 +13,7 @@
 #include "contrastive/optim/adamw.h"
 #include "contrastive/optim/gradients.h"
 #include "contrastive/optim/schedule.h"
+
 #include "tests/support/paths.h"
 #include "tests/support/tensors.h"
 

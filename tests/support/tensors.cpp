@@ -63,6 +63,10 @@ torch::Tensor random_normal(at::IntArrayRef sizes, uint64_t seed, torch::ScalarT
   return at::empty(sizes, dtype).normal_(0, 1, generator);
 }
 
+torch::Tensor indices(std::vector<int64_t> values) {
+  return at::tensor(at::IntArrayRef(values), at::kLong);
+}
+
 std::map<std::string, torch::Tensor> by_name(const NamedTensors& tensors, const std::string& prefix) {
   std::map<std::string, torch::Tensor> result;
   for (const auto& [name, tensor] : tensors) {

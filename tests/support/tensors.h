@@ -30,6 +30,9 @@ struct Tolerance {
 /// Values of a normal distribution that depend on the seed only.
 torch::Tensor random_normal(at::IntArrayRef sizes, uint64_t seed, torch::ScalarType dtype = torch::kFloat);
 
+/// An int64 vector.
+torch::Tensor indices(std::vector<int64_t> values);
+
 /// Tensors by name; those whose name starts with the prefix, without it.
 std::map<std::string, torch::Tensor> by_name(const NamedTensors& tensors, const std::string& prefix = "");
 

@@ -8,8 +8,9 @@ namespace contrastive::loss {
 
 /// What one evaluation of the loss returns; gradients flow through `loss`.
 struct ContrastiveLossOutput {
-  torch::Tensor loss;      ///< [], fp32 (fp64 for fp64 features), mean over the batch
-  torch::Tensor accuracy;  ///< [], same dtype, in [0, 1]: share of images whose own text is the first of the highest scores
+  torch::Tensor loss;  ///< [], fp32 (fp64 for fp64 features), mean over the batch
+  torch::Tensor
+      accuracy;  ///< [], same dtype, in [0, 1]: share of images whose own text is the first of the highest scores
 };
 
 /// Symmetric InfoNCE: the mean of the image-to-text and the text-to-image cross-entropy.

@@ -42,7 +42,8 @@ struct TextConfig {
   int64_t layers = 12;
   double mlp_ratio = 4.0;
   bool no_causal_mask = false;
-  std::string pool_type = "argmax";  ///< position that is read: "argmax" (highest id, CLIP's end token), "first", "last"
+  std::string pool_type =
+      "argmax";  ///< position that is read: "argmax" (highest id, CLIP's end token), "first", "last"
 
   bool operator==(const TextConfig&) const = default;
 };

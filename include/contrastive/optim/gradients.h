@@ -18,7 +18,8 @@ CONTRASTIVE_API torch::Tensor global_norm(const NamedTensors& parameters);
 /// Throws: Error unless max_norm > 0.
 CONTRASTIVE_API torch::Tensor clip_divisor(const torch::Tensor& norm, double max_norm);
 
-/// The first parameter whose gradient has a NaN or an infinity, with how many of each, as a sentence; "" if there is none.
+/// The first parameter whose gradient has a NaN or an infinity, with how many of each, as a sentence; "" if there is
+/// none.
 CONTRASTIVE_API std::string first_non_finite(const NamedTensors& parameters);
 
 }  // namespace contrastive::optim

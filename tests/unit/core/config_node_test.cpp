@@ -153,7 +153,7 @@ TEST(ConfigNodeTest, RefusesDocumentsThatGrowBeyondAConfiguration) {
   for (int i = 0; i < 2000; ++i) anchors_in_anchors += "x,";
   EXPECT_NE(parse_error(anchors_in_anchors + std::string(90, ']')).find("more than 20000 values"), std::string::npos);
 
-  for (const char* piece : {"[", "{", "- ", "? ", "{a: ", "[{"}) {
+  for (const char* piece : {"[", "{", "- ", "? ", "[{"}) {
     std::string deep;
     while (deep.size() < 100'000) deep += piece;
     EXPECT_NE(parse_error(deep).find("nested more than 100 deep"), std::string::npos) << piece;

@@ -1,0 +1,161 @@
+#include "contrastive/models/model_config.h"
+
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "contrastive/core/config_node.h"
+#include "contrastive/core/error.h"
+
+namespace contrastive::models {
+namespace {
+
+constexpr const char* kVitB32 = R"({"embed_dim": 512,
+  "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32},
+  "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12}})";
+
+ModelConfig parse(const std::string& json) {
+  return load_model_config(parse_config(json, "m.json"));
+}
+
+std::string error_of(const std::string& json) {
+  try {
+    parse(json);
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::string with_vision(const std::string& field) {
+  return R"({"embed_dim": 64, "vision_cfg": {)" + field + R"(}, "text_cfg": {}})";
+}
+
+std::string with_text(const std::string& field) {
+  return R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {)" + field + "}}";
+}
+
+void expect_error(const std::string& json, const std::string& part) {
+  EXPECT_NE(error_of(json).find(part), std::string::npos) << "no \"" << part << "\" in: " << error_of(json);
+}
+
+TEST(ModelConfigTest, ReadsTheFileOfAVisionTransformer) {
+  const auto config = parse(kVitB32);
+  EXPECT_EQ(config.embed_dim, 512);
+  EXPECT_EQ(config.vision_cfg.layers, std::vector<int64_t>{12});
+  EXPECT_EQ(config.vision_cfg.heads(), 12);
+  EXPECT_EQ(config.text_cfg.context_length, 77);
+  EXPECT_FALSE(config.quick_gelu);
+  EXPECT_NEAR(config.init_logit_scale, 2.6592600, 1e-7);
+}
+
+TEST(ModelConfigTest, AListOfFourLayerCountsIsAResnet) {
+  const auto config = parse(with_vision(R"("layers": [3, 4, 6, 3], "width": 64, "patch_size": null)"));
+  EXPECT_TRUE(config.vision_cfg.is_resnet());
+  EXPECT_EQ(config.vision_cfg.heads(), 32);
+  EXPECT_EQ(config.vision_cfg.output_width(), 2048);
+}
+
+TEST(ModelConfigTest, UnknownFieldsAreErrorsWithTheNearestName) {
+  const auto message = error_of(with_vision(R"("widht": 64)"));
+  EXPECT_NE(message.find("vision_cfg.widht"), std::string::npos) << message;
+  EXPECT_NE(message.find("did you mean width"), std::string::npos) << message;
+}
+
+TEST(ModelConfigTest, UnsupportedFieldsOfOpenClipAreNamed) {
+  expect_error(with_vision(R"("timm_model_name": "convnext_base")"),
+               "vision_cfg.timm_model_name: not supported by this version");
+  expect_error(with_vision(R"("patch_dropout": 0.5)"),
+               "vision_cfg.patch_dropout: not supported by this version (only 0)");
+  expect_error(with_vision(R"("ls_init_value": 0.1)"), "vision_cfg.ls_init_value");
+  expect_error(with_vision(R"("attentional_pool": true)"), "vision_cfg.attentional_pool");
+  expect_error(with_vision(R"("act_kwargs": {"approximate": "tanh"})"), "vision_cfg.act_kwargs");
+  expect_error(with_text(R"("hf_model_name": "roberta-base")"), "text_cfg.hf_model_name");
+  expect_error(with_text(R"("embed_cls": true)"), "text_cfg.embed_cls");
+  expect_error(R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}, "custom_text": true})", "custom_text");
+  expect_error(R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}, "init_logit_bias": -10})", "init_logit_bias");
+}
+
+TEST(ModelConfigTest, UnsupportedFieldsMayHaveTheValueThatSwitchesThemOff) {
+  const auto plain = parse(with_vision(""));
+  EXPECT_EQ(
+      parse(with_vision(R"("timm_model_name": null, "timm_pool": "avg", "patch_dropout": 0.0, "ls_init_value": null,
+    "attentional_pool": false, "attn_pooler_queries": 256, "act_kwargs": {}, "pos_embed_type": "learnable")")),
+      plain);
+  EXPECT_EQ(parse(with_text(R"("embed_cls": false, "pad_id": 0, "proj_type": "linear", "hf_proj_type": "mlp")")),
+            plain);
+}
+
+TEST(ModelConfigTest, InconsistentSizesAreErrors) {
+  expect_error(with_vision(R"("width": 100)"), "vision_cfg.head_width: 64 doesn't divide the width 100");
+  expect_error(with_vision(R"("patch_size": 15)"), "vision_cfg.patch_size: 15 doesn't divide the image_size 224");
+  expect_error(with_vision(R"("layers": [1, 1, 1])"), "vision_cfg.layers");
+  expect_error(with_vision(R"("layers": "many")"), "vision_cfg.layers");
+  expect_error(with_vision(R"("layers": [1, 1, 1, 1], "image_size": 100)"), "multiple of 32");
+  expect_error(with_vision(R"("image_size": [224, 336])"), "only square images are supported");
+  expect_error(with_vision(R"("patch_size": null)"), "vision_cfg.patch_size: a ViT needs one");
+  expect_error(with_text(R"("heads": 7)"), "text_cfg.heads: 7 don't divide the width 512");
+  expect_error(with_text(R"("pool_type": "eos")"), "text_cfg.pool_type");
+  expect_error(R"({"vision_cfg": {}, "text_cfg": {}})", "embed_dim");
+}
+
+TEST(ModelConfigTest, HugeSizesAreRefusedBeforeMemoryIsTaken) {
+  expect_error(with_vision(R"("width": 99999999999)"), "vision_cfg.width");
+  expect_error(with_vision(R"("image_size": 999999999)"), "vision_cfg.image_size");
+  expect_error(with_vision(R"("layers": 999999999)"), "vision_cfg.layers");
+  expect_error(with_text(R"("vocab_size": 99999999999)"), "text_cfg.vocab_size");
+}
+
+TEST(ModelConfigTest, EveryProblemIsReportedTogether) {
+  const auto message = error_of(R"({"embed_dim": 0, "vision_cfg": {"qk_norm": true}, "text_cfg": {"layrs": 2}})");
+  for (const auto* part : {"embed_dim", "vision_cfg.qk_norm", "text_cfg.layrs"}) {
+    EXPECT_NE(message.find(part), std::string::npos) << part << " in " << message;
+  }
+}
+
+TEST(ModelConfigTest, WritesOnlyWhatDiffersFromOpenClipsDefaults) {
+  auto config = parse(kVitB32);
+  const auto node = to_node(config);
+  EXPECT_EQ(node.find("quick_gelu"), nullptr);
+  EXPECT_EQ(node.find("vision_cfg")->find("pool_type"), nullptr);
+  EXPECT_EQ(load_model_config(node), config);
+  config.quick_gelu = true;
+  config.vision_cfg.pool_type = "avg";
+  config.vision_cfg.mlp_ratio = 4.3637;
+  config.text_cfg.no_causal_mask = true;
+  EXPECT_EQ(parse(to_json(to_node(config))), config);
+}
+
+TEST(ModelConfigTest, ValidateRejectsWhatWasNotReadFromAFile) {
+  ModelConfig config;
+  config.text_cfg.heads = 5;
+  EXPECT_THROW(validate(config), ConfigError);
+  config.text_cfg.heads = 8;
+  EXPECT_NO_THROW(validate(config));
+}
+
+// Radford et al. 2021, table 19 and 20, and the released checkpoints' exact sizes.
+TEST(ModelConfigTest, ParameterCountsOfTheNineReleasedModelsAreExact) {
+  const auto count = [](std::vector<int64_t> layers, int64_t width, int64_t pixels, int64_t patch, int64_t embed_dim,
+                        int64_t text_width) {
+    ModelConfig config;
+    config.embed_dim = embed_dim;
+    config.vision_cfg = {.layers = std::move(layers), .width = width, .patch_size = patch, .image_size = pixels};
+    config.text_cfg = {.width = text_width, .heads = text_width / 64};
+    return parameter_count(config);
+  };
+  EXPECT_EQ(count({3, 4, 6, 3}, 64, 224, 16, 1024, 512), 102007137);
+  EXPECT_EQ(count({3, 4, 23, 3}, 64, 224, 16, 512, 512), 119688033);
+  EXPECT_EQ(count({4, 6, 10, 6}, 80, 288, 16, 640, 640), 178300601);
+  EXPECT_EQ(count({6, 8, 18, 8}, 96, 384, 16, 768, 768), 290979217);
+  EXPECT_EQ(count({3, 15, 36, 10}, 128, 448, 16, 1024, 1024), 623258305);
+  EXPECT_EQ(count({12}, 768, 224, 32, 512, 512), 151277313);
+  EXPECT_EQ(count({12}, 768, 224, 16, 512, 512), 149620737);
+  EXPECT_EQ(count({24}, 1024, 224, 14, 768, 768), 427616513);
+  EXPECT_EQ(count({24}, 1024, 336, 14, 768, 768), 427944193);
+}
+
+}  // namespace
+}  // namespace contrastive::models
