@@ -1,5 +1,4 @@
-# libjpeg-turbo 2.1, libpng 1.6, libwebp 1.2: decoding from memory.
-pkg_check_modules(turbojpeg REQUIRED IMPORTED_TARGET libturbojpeg>=2.1)
+# libjpeg-turbo 2.1 (its libjpeg API), libpng 1.6, libwebp 1.2: decoding from memory.
 pkg_check_modules(libjpeg REQUIRED IMPORTED_TARGET libjpeg>=2.1)
 pkg_check_modules(libpng REQUIRED IMPORTED_TARGET libpng>=1.6)
 pkg_check_modules(libwebp REQUIRED IMPORTED_TARGET libwebp>=1.2)

@@ -27,7 +27,7 @@ class ShortAttention : public torch::autograd::Function<ShortAttention> {
     const auto batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3, head_width = width / heads;
     const auto packed = qkv.view({batch, tokens, 3, heads, head_width})
                             .permute({2, 0, 3, 1, 4})
-                            .contiguous()
+                            .clone(at::MemoryFormat::Contiguous)
                             .view({3, batch * heads, tokens, head_width});
     const auto q = packed[0], k = packed[1], v = packed[2];
     q.mul_(attention_scale(head_width));
@@ -83,7 +83,7 @@ torch::Tensor single_query_attention(const torch::Tensor& query, const torch::Te
                                      int64_t heads, const torch::Tensor& last_key) {
   const auto batch = keys.size(0), tokens = keys.size(1), width = keys.size(2), head_width = width / heads;
   const auto by_head = [&](const torch::Tensor& x) {
-    return x.view({batch, -1, heads, head_width}).transpose(1, 2);  // [B, H, T, D / H]
+    return x.view({batch, x.dim() == 2 ? 1 : tokens, heads, head_width}).transpose(1, 2);  // [B, H, T, D / H]
   };
   auto scores = at::matmul(by_head(query * attention_scale(head_width)), by_head(keys).transpose(2, 3));
   if (last_key.defined()) {

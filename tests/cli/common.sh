@@ -1,7 +1,7 @@
 # Shared by the tests of the programs: BIN is the folder of the programs, SOURCE the repository, WORK a fresh folder.
 set -euo pipefail
-BIN=$1
-SOURCE=$2
+BIN=$(realpath "$1")
+SOURCE=$(realpath "$2")
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK"' EXIT
 cd "$WORK"

@@ -5,16 +5,16 @@ seed=${KILL_TEST_SEED:-$RANDOM}
 echo "seed $seed"
 RANDOM=$seed
 
-train() { "$BIN/clip_train" --config "$TINY" "$@"; }
+train=("$BIN/clip_train" --config "$TINY")  # not a function: $! must be the program itself
 
-expect_success train name=straight
+expect_success "${train[@]}" name=straight
 final=checkpoints/step_00000060
 [[ -f runs/straight/$final/model.safetensors ]] || fail "no final checkpoint"
 
 # Kills the run once it has logged the given number of steps.
 kill_after() {
   local lines=$1 pid
-  train name=killed --resume auto >>killed.log 2>&1 &
+  "${train[@]}" name=killed --resume auto >>killed.log 2>&1 &
   pid=$!
   for _ in $(seq 3000); do
     [[ $(cat runs/killed/metrics.jsonl 2>/dev/null | wc -l) -lt $lines ]] || break
@@ -33,7 +33,7 @@ for after in $((2 + RANDOM % 8)) $((12 + RANDOM % 12)) $((30 + RANDOM % 25)); do
     [[ -f $folder/state.json ]] || echo "$folder is incomplete"
   done | grep . || fail "a checkpoint is incomplete"
 done
-expect_success train name=killed --resume auto
+expect_success "${train[@]}" name=killed --resume auto
 
 cmp "runs/straight/$final/model.safetensors" "runs/killed/$final/model.safetensors" || fail "weights differ"
 cmp "runs/straight/$final/optimizer.safetensors" "runs/killed/$final/optimizer.safetensors" || fail "optimiser states differ"
@@ -41,7 +41,7 @@ cmp "runs/straight/$final/optimizer.safetensors" "runs/killed/$final/optimizer.s
 diff <(losses runs/straight) <(losses runs/killed) || fail "losses differ"
 
 # A stop signal saves and exits with 0.
-train name=stopped train.steps=100000 >stopped.log 2>&1 &
+"${train[@]}" name=stopped train.steps=100000 >stopped.log 2>&1 &
 pid=$!
 for _ in $(seq 3000); do
   [[ $(cat runs/stopped/metrics.jsonl 2>/dev/null | wc -l) -lt 3 ]] || break
