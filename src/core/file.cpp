@@ -5,22 +5,21 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <optional>
 #include <vector>
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "contrastive/core/atomic_file.h"
 #include "contrastive/core/error.h"
-
-#include "core/atomic_file.h"
 
 namespace contrastive {
 namespace fs = std::filesystem;
-
-namespace detail {
 
 AtomicFile::AtomicFile(fs::path target) : target_(std::move(target)), temporary_(target_) {
   static std::atomic<uint64_t> number{0};  // two threads may write the same file
@@ -56,8 +55,6 @@ void AtomicFile::fail(const char* operation) const {
   throw Error(fmt::format("[{}] {} the file failed: {}", target_.string(), operation, std::strerror(errno)));
 }
 
-}  // namespace detail
-
 std::string read_text_file(const fs::path& file, int64_t max_bytes) {
   std::error_code error;
   const auto size = fs::file_size(file, error);
@@ -74,7 +71,7 @@ std::string read_text_file(const fs::path& file, int64_t max_bytes) {
 }
 
 void write_file_atomically(const fs::path& file, std::string_view content) {
-  detail::AtomicFile writer(file);
+  AtomicFile writer(file);
   writer.write(content);
   writer.commit();
 }
@@ -105,15 +102,27 @@ MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<uint8_t*>(bytes_.data()), bytes_.size());
 }
 
+namespace {
+
+/// <prefix>/share/contrastive of the installation or build that this very library was loaded from.
+std::optional<fs::path> resources_beside_library() {
+  Dl_info info{};
+  if (::dladdr(reinterpret_cast<const void*>(&resources_beside_library), &info) == 0) return std::nullopt;
+  std::error_code error;
+  const auto library = fs::canonical(info.dli_fname, error);
+  if (error) return std::nullopt;
+  return library.parent_path().parent_path() / "share" / "contrastive";
+}
+
+}  // namespace
+
 fs::path find_resource(const fs::path& relative) {
   std::vector<fs::path> roots;
   if (const char* root = std::getenv("CONTRASTIVE_RESOURCES")) roots.emplace_back(root);
-  std::error_code error;
-  const auto program = fs::read_symlink("/proc/self/exe", error);
-  if (!error) roots.push_back(program.parent_path().parent_path() / "share" / "contrastive");
-  roots.emplace_back(CONTRASTIVE_BUILD_RESOURCES);
+  if (const auto root = resources_beside_library()) roots.push_back(*root);
   roots.emplace_back(CONTRASTIVE_INSTALLED_RESOURCES);
   std::string places;
+  std::error_code error;
   for (const auto& root : roots) {
     if (fs::exists(root / relative, error)) return root / relative;
     places += (places.empty() ? "" : ", ") + (root / relative).string();

@@ -10,10 +10,10 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "contrastive/core/atomic_file.h"
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
 
-#include "core/atomic_file.h"
 #include "core/sha256_stream.h"
 
 namespace contrastive {
@@ -284,7 +284,7 @@ std::string write_safetensors(const std::filesystem::path& file, const NamedTens
   const auto header = make_header(file.string(), tensors, metadata);
   const auto header_bytes = static_cast<uint64_t>(header.size());
   try {
-    detail::AtomicFile writer(file);
+    AtomicFile writer(file);
     detail::Sha256Stream digest;
     const auto put = [&](const void* data, size_t size) {
       const std::string_view bytes(static_cast<const char*>(data), size);

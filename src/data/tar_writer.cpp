@@ -5,10 +5,10 @@
 
 #include <fmt/format.h>
 
+#include "contrastive/core/atomic_file.h"
 #include "contrastive/core/error.h"
 #include "contrastive/data/tar.h"
 
-#include "core/atomic_file.h"
 #include "data/tar_format.h"
 
 namespace contrastive::data {
@@ -123,7 +123,7 @@ class TarWriter::Impl {
   }
 
   std::filesystem::path path_;
-  contrastive::detail::AtomicFile file_;
+  AtomicFile file_;
   std::string buffer_;
 };
 

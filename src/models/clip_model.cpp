@@ -144,6 +144,12 @@ void ClipModelImpl::clamp_logit_scale() {
   logit_scale.clamp_(0, std::log(kMaxScale));
 }
 
+int64_t parameter_count(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const auto& [name, tensor] : ClipModelImpl(config, torch::kMeta).named_trainable()) count += tensor.numel();
+  return count;
+}
+
 torch::Tensor l2_normalize(const torch::Tensor& features) {
   const auto x = features.to(at::promote_types(features.scalar_type(), at::kFloat));
   return x / at::linalg_vector_norm(x, 2, at::IntArrayRef{-1}, /*keepdim=*/true).clamp_min(kSmallestNorm);

@@ -2,16 +2,15 @@
 
 #include <algorithm>
 #include <charconv>
+#include <functional>
 #include <optional>
 #include <utility>
 
-#include <ATen/core/Generator.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "contrastive/core/error.h"
 #include "contrastive/core/options.h"
-#include "contrastive/models/clip_model.h"
 
 namespace contrastive::models {
 namespace {
@@ -417,12 +416,6 @@ void validate(const ModelConfig& config) {
   check_vision(config.vision_cfg, report_in("vision_cfg."));
   check_text(config.text_cfg, report_in("text_cfg."));
   if (!problems.empty()) throw ConfigError(fmt::format("[model config] {}", fmt::join(problems, "\n")));
-}
-
-int64_t parameter_count(const ModelConfig& config) {
-  int64_t count = 0;
-  for (const auto& [name, tensor] : ClipModelImpl(config, torch::kMeta).named_trainable()) count += tensor.numel();
-  return count;
 }
 
 }  // namespace contrastive::models

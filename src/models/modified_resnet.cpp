@@ -117,7 +117,8 @@ torch::Tensor ModifiedResNetImpl::stem(const torch::Tensor& images) {
 
 torch::Tensor ModifiedResNetImpl::forward(const torch::Tensor& images) {
   check_images(images);
-  auto x = stem(images.to(conv1->weight.scalar_type()));
+  // Convolutions of both devices' libraries work in this layout; others are converted on the way in and out of each.
+  auto x = stem(images.to(conv1->weight.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast));
   for (auto& block : blocks_) x = block->forward(x);
   return attnpool->forward(x);
 }

@@ -118,12 +118,10 @@ optim::Schedule make_schedule(const OptimizerOptions& options, int64_t total_ste
 }
 
 optim::AdamW make_optimizer(const OptimizerOptions& options, const NamedTensors& parameters) {
-  return optim::AdamW(parameters,
-                      {.beta1 = options.beta1,
-                       .beta2 = options.beta2,
-                       .eps = options.eps,
-                       .weight_decay = options.weight_decay},
-                      optim::decay_rule(options.decay_rule));
+  return optim::AdamW(
+      parameters,
+      {.beta1 = options.beta1, .beta2 = options.beta2, .eps = options.eps, .weight_decay = options.weight_decay},
+      optim::decay_rule(options.decay_rule));
 }
 
 models::ClipModel make_model(const models::ModelConfig& config, int64_t seed, torch::Device device) {
@@ -205,7 +203,7 @@ struct Trainer::Impl {
     const auto config_hash = training_config_hash(options);
     const auto data_fingerprint = source->fingerprint();
     if (const auto& folder = directory.resume_from()) {
-      state = load_checkpoint(*folder, model, optimizer);
+      load(*folder);
       check_same_run(*folder, config_hash, data_fingerprint);
       first_step = state.step;
       if (folder->parent_path() == directory.path() / "checkpoints") saved_step = state.step;
@@ -213,6 +211,19 @@ struct Trainer::Impl {
     state.seed = options.seed;
     state.config_hash = config_hash;
     state.data_fingerprint = data_fingerprint;
+  }
+
+  void load(const std::filesystem::path& folder) {
+    try {
+      state = load_checkpoint(folder, model, optimizer);
+    } catch (const CheckpointError& error) {
+      std::string others;
+      for (const auto& other : checkpoints.list()) {
+        if (other != folder) others += (others.empty() ? "" : ", ") + other.string();
+      }
+      if (others.empty()) throw;
+      throw CheckpointError(fmt::format("{}; to go on from another one: --resume PATH with {}", error.what(), others));
+    }
   }
 
   void check_same_run(const std::filesystem::path& folder, const std::string& config_hash,

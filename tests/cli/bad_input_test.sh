@@ -51,6 +51,7 @@ expect_failure 2 "optim.lr: 0.0005, now 0.01" "${train[@]}" name=run train.steps
 weights=runs/run/checkpoints/step_00000014/model.safetensors
 printf '\xff' | dd of="$weights" bs=1 seek=100000 conv=notrunc status=none
 expect_failure 1 "the file changed after it was written" "${train[@]}" name=run train.steps=14 --resume auto
+grep -qF -- "--resume PATH with runs/run/checkpoints/step_00000007" err.txt || fail "the intact checkpoint is not named"
 expect_failure 1 "nowhere" "$BIN/clip_eval" zero-shot --checkpoint nowhere --data shards
 expect_failure 1 "nshards.txt" "$BIN/clip_eval" zero-shot --checkpoint runs/run/checkpoints/step_00000007 --data members
 expect_success "$BIN/clip_eval" zero-shot --checkpoint runs/run/checkpoints/step_00000007 --data shards --output result.json
@@ -59,7 +60,7 @@ grep -q '"acc1"' result.json || fail "no acc1 in result.json"
 # A full disk while a checkpoint is written; needs the right to mount a small one.
 mkdir small
 if mount -t tmpfs -o size=80m tmpfs small 2>/dev/null; then
-  trap 'umount "$WORK/small" || true; rm -rf "$WORK"' EXIT
+  trap 'umount "$WORK/small"; rm -rf "$WORK"' EXIT
   expect_success "${train[@]}" name=run output=small train.steps=14
   before=$(cat small/run/checkpoints/step_00000007/* | sha256sum)
   head -c $(($(df --output=avail -B1 small | tail -n 1) - 200000)) /dev/zero >small/filler

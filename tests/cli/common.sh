@@ -3,7 +3,7 @@ set -euo pipefail
 BIN=$(realpath "$1")
 SOURCE=$(realpath "$2")
 WORK=$(mktemp -d)
-trap 'rm -rf "$WORK"' EXIT
+trap 'kill -9 $(jobs -p) 2>/dev/null; rm -rf "$WORK"' EXIT
 cd "$WORK"
 TINY=$SOURCE/tests/fixtures/configs/tiny.yaml
 checks=0

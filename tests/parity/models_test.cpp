@@ -47,23 +47,33 @@ struct Fixture {
   SafetensorsFile trajectory;
 };
 
-std::vector<std::string> model_names() {
-  std::vector<std::string> names;
-  const auto fixtures = test::fixtures_dir();
-  if (!fixtures) return names;
-  for (const auto& entry : std::filesystem::directory_iterator(*fixtures / "models")) {
-    if (entry.is_directory()) names.push_back(entry.path().filename().string());
+/// A model's folder, with a name that is unique over both places.
+struct FixtureFolder {
+  std::string name;
+  std::filesystem::path path;
+};
+
+void add_folders(const std::filesystem::path& place, const std::string& prefix, std::vector<FixtureFolder>& folders) {
+  for (const auto& entry : std::filesystem::directory_iterator(place)) {
+    if (entry.is_directory()) folders.push_back({prefix + entry.path().filename().string(), entry.path()});
   }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
-class ModelParityTest : public ::testing::TestWithParam<std::string> {
+/// The repository's own models, and those of the parity fixtures where there are any.
+std::vector<FixtureFolder> model_folders() {
+  std::vector<FixtureFolder> folders;
+  add_folders(test::own_fixtures_dir() / "models", "own_", folders);
+  if (const auto fixtures = test::fixtures_dir()) add_folders(*fixtures / "models", "", folders);
+  std::sort(folders.begin(), folders.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  return folders;
+}
+
+class ModelParityTest : public ::testing::TestWithParam<FixtureFolder> {
  protected:
   // As the reference ran; the models are too small for more.
   static void SetUpTestSuite() { at::set_num_threads(1); }
 
-  Fixture fixture() const { return Fixture(*test::fixtures_dir() / "models" / GetParam()); }
+  Fixture fixture() const { return Fixture(GetParam().path); }
 };
 
 /// Features, logits and loss of one forward pass against the entries that start with `prefix`.
@@ -132,13 +142,23 @@ torch::Tensor without_key_bias(const std::string& name, const torch::Tensor& ten
   return result;
 }
 
+optim::AdamWOptions adamw_options(const ConfigNode& settings) {
+  const auto betas = test::numbers_at(settings, "betas");
+  return {.beta1 = betas.at(0),
+          .beta2 = betas.at(1),
+          .eps = test::number_at(settings, "eps"),
+          .weight_decay = test::number_at(settings, "weight_decay")};
+}
+
 TEST_P(ModelParityTest, TrainingEqualsTheReferenceForSomeSteps) {
   const auto reference = fixture();
   const auto expected = test::by_name(reference.trajectory.tensors());
   const auto image_scale = test::number_at(test::meta_of(reference.trajectory), "image_scale");
   auto model = reference.model();
   model->train();
-  optim::AdamW optimizer(model->named_trainable(), {}, optim::open_clip_decays);
+  const auto settings = test::meta_of(reference.trajectory);
+  optim::AdamW optimizer(model->named_trainable(), adamw_options(settings), optim::open_clip_decays);
+  const auto lr = test::number_at(settings, "lr");
   const auto steps = expected.at("losses").size(0);
   std::vector<torch::Tensor> losses, scales;
   for (int64_t step = 0; step < steps; ++step) {
@@ -147,7 +167,7 @@ TEST_P(ModelParityTest, TrainingEqualsTheReferenceForSomeSteps) {
     const auto loss = loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale).loss;
     optimizer.zero_grad();
     loss.backward();
-    optimizer.step(1e-3);
+    optimizer.step(lr);
     model->clamp_logit_scale();
     losses.push_back(loss.detach());
     scales.push_back(model->logit_scale.detach().clone());
@@ -173,7 +193,9 @@ TEST_P(ModelParityTest, DoublePrecisionTrainingEqualsTheReferenceTightly) {
   auto model = reference.model();
   model->to(at::kDouble);
   model->train();
-  optim::AdamW optimizer(model->named_trainable(), {}, optim::open_clip_decays);
+  const auto settings = test::meta_of(reference.trajectory);
+  optim::AdamW optimizer(model->named_trainable(), adamw_options(settings), optim::open_clip_decays);
+  const auto lr = test::number_at(settings, "lr");
   std::vector<torch::Tensor> losses;
   for (int64_t step = 0; step < expected.at("losses_fp64").size(0); ++step) {
     const auto images = expected.at("images_q")[step].to(at::kDouble) * image_scale;
@@ -181,7 +203,7 @@ TEST_P(ModelParityTest, DoublePrecisionTrainingEqualsTheReferenceTightly) {
     losses.push_back(loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale).loss);
     optimizer.zero_grad();
     losses.back().backward();
-    optimizer.step(1e-3);
+    optimizer.step(lr);
     model->clamp_logit_scale();
   }
   EXPECT_TRUE(test::tensors_near("losses_fp64", at::stack(losses), expected.at("losses_fp64"), {1e-9, 1e-9}));
@@ -205,13 +227,8 @@ TEST_P(ModelParityTest, ConfigSurvivesWritingAndReading) {
   EXPECT_EQ(models::load_model_config(parse_config(json, "round trip")), reference.config) << json;
 }
 
-INSTANTIATE_TEST_SUITE_P(Fixtures, ModelParityTest, ::testing::ValuesIn(model_names()),
-                         [](const auto& item) { return item.param; });
-GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(ModelParityTest);
-
-TEST(ModelParityFixturesTest, AreThere) {
-  if (model_names().empty()) GTEST_SKIP() << "no parity fixtures (CONTRASTIVE_FIXTURES)";
-}
+INSTANTIATE_TEST_SUITE_P(Fixtures, ModelParityTest, ::testing::ValuesIn(model_folders()),
+                         [](const auto& item) { return item.param.name; });
 
 }  // namespace
 }  // namespace contrastive

@@ -31,7 +31,8 @@ TEST(ZeroShotParityTest, EqualsOpenClipsClassifierAndAccuracies) {
   EXPECT_EQ(metrics.num_samples, file.tensor("target").size(0));
   EXPECT_NEAR(metrics.top1_accuracy, document.at("top1").get<double>(), 1e-9);
   EXPECT_NEAR(metrics.top5_accuracy, document.at("top5").get<double>(), 1e-9);
-  EXPECT_NEAR(metrics.mean_per_class_recall, document.at("mean_per_class_recall").get<double>(), 1e-9);
+  EXPECT_NEAR(metrics.mean_per_class_recall, document.at("mean_per_class_recall").get<double>(), 1e-7)
+      << "the reference averages in fp32";
 }
 
 }  // namespace

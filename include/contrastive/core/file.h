@@ -37,7 +37,7 @@ class CONTRASTIVE_API MappedFile {
 };
 
 /// A data file shipped with the library (CLIP's merges, configs): `relative` is looked up under $CONTRASTIVE_RESOURCES,
-/// then <folder of the program>/../share/contrastive, then the places known at build time.
+/// then in share/contrastive of the prefix that the library was loaded from, then in that of the configured prefix.
 /// Throws: Error that lists the places looked at.
 CONTRASTIVE_API std::filesystem::path find_resource(const std::filesystem::path& relative);
 

@@ -10,6 +10,7 @@
 #include <string>
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <sys/resource.h>
@@ -39,6 +40,11 @@ std::string message_of(const std::function<void()>& action) {
   return "no error";
 }
 
+/// How messages about a file begin.
+std::string about(const fs::path& file) {
+  return fmt::format("[{}] ", file.string());
+}
+
 std::string with_length(const std::string& header, uint64_t length) {
   std::string bytes(sizeof(length), '\0');
   std::memcpy(bytes.data(), &length, sizeof(length));
@@ -50,7 +56,7 @@ at::Tensor expected_tensor(const std::string& name, at::ScalarType dtype) {
   if (name == "scalar") return at::scalar_tensor(3.25);
   if (name == "empty") return at::empty({0, 4});
   if (name == "empty.too") return at::empty({3, 0}, at::kLong);
-  if (name == "of.bool") return at::tensor({false, true, false, true, false});
+  if (name == "of.bool") return at::tensor({0, 1, 0, 1, 0}).to(at::kBool);
   const bool is_unsigned = name.find("uint") != std::string::npos;
   const auto values = at::arange(6, at::kLong) + (is_unsigned ? 1 : -2);
   return values.to(dtype).view({2, 3});
@@ -86,7 +92,7 @@ class SafetensorsTest : public ::testing::Test {
   std::string error_of_bytes(const std::string& bytes) const {
     const auto file = put(bytes);
     const auto message = message_of([&] { SafetensorsFile opened(file); });
-    const auto prefix = "[" + file.string() + "] ";
+    const auto prefix = about(file);
     return message.find(prefix) == 0 ? message.substr(prefix.size()) : message;
   }
 
@@ -139,7 +145,7 @@ TEST_F(SafetensorsTest, ReadsDataThatIsNotAligned) {
 TEST_F(SafetensorsTest, TakesEveryByteOfABoolBut0ForTrue) {
   const std::string header = R"({"a":{"dtype":"BOOL","shape":[3],"data_offsets":[0,3]}})";
   const SafetensorsFile file(put(with_length(header, header.size()) + std::string("\0\1\x80", 3)));
-  EXPECT_TRUE(same_bytes(file.tensor("a"), at::tensor({false, true, true})));
+  EXPECT_TRUE(same_bytes(file.tensor("a"), at::tensor({0, 1, 1}).to(at::kBool)));
 }
 
 TEST_F(SafetensorsTest, EveryTruncationIsAnError) {
@@ -225,7 +231,7 @@ TEST_F(SafetensorsTest, RefusesEntriesThatAreNotTensors) {
 TEST_F(SafetensorsTest, NamesDtypesItCannotHold) {
   const auto file = fixture("float8.safetensors");
   EXPECT_EQ(message_of([&] { SafetensorsFile opened(file); }),
-            "[" + file.string() + "] tensor 'weight' has dtype \"F8_E4M3\", which is not supported");
+            about(file) + "tensor 'weight' has dtype \"F8_E4M3\", which is not supported");
 }
 
 TEST_F(SafetensorsTest, RefusesOffsetsThatOverlapLeaveHolesOrLieOutside) {
@@ -275,12 +281,11 @@ TEST_F(SafetensorsTest, RefusesSizesThatDoNotFitTheShape) {
 TEST_F(SafetensorsTest, NamesMissingFilesAndTensors) {
   const auto missing = at_path("none");
   EXPECT_EQ(message_of([&] { SafetensorsFile file(missing); }),
-            "[" + missing.string() + "] can't be opened: No such file or directory");
-  EXPECT_EQ(message_of([&] { SafetensorsFile file(folder_.path()); }),
-            "[" + folder_.path().string() + "] is not a regular file");
+            about(missing) + "can't be opened: No such file or directory");
+  EXPECT_EQ(message_of([&] { SafetensorsFile file(folder_.path()); }), about(folder_.path()) + "is not a regular file");
   const auto path = fixture("no_tensors.safetensors");
   const SafetensorsFile file(path);
-  EXPECT_EQ(message_of([&] { file.tensor("x"); }), "[" + path.string() + "] has no tensor 'x'");
+  EXPECT_EQ(message_of([&] { file.tensor("x"); }), about(path) + "has no tensor 'x'");
 }
 
 TEST_F(SafetensorsTest, WritesTheBytesThePythonPackageWrites) {
@@ -328,7 +333,7 @@ TEST_F(SafetensorsTest, RefusesToWriteWhatTheFormatCannotHold) {
   const auto error = [&](const NamedTensors& tensors, const std::map<std::string, std::string>& metadata = {}) {
     return message_of([&] { write_safetensors(file, tensors, metadata); });
   };
-  const auto where = "[" + file.string() + "] ";
+  const auto where = about(file);
   EXPECT_EQ(error({{"a", one}, {"a", one}}), where + "tensor 'a' is given twice");
   EXPECT_EQ(error({{"c", at::ones({1}, at::kComplexFloat)}}),
             where + "tensor 'c' has dtype ComplexFloat, which safetensors can't hold here");
@@ -350,7 +355,7 @@ TEST_F(SafetensorsTest, AFailedWriteKeepsTheOldFileAndNamesTheReason) {
   const auto message = message_of([&] { write_safetensors(file, {{"a", at::ones({10'000})}}); });
   setrlimit(RLIMIT_FSIZE, &old_limit);
   std::signal(SIGXFSZ, old_handler);
-  EXPECT_EQ(message, "[" + file.string() + "] writing the file failed: File too large");
+  EXPECT_EQ(message, about(file) + "writing the file failed: File too large");
   EXPECT_EQ(sha256_hex_of_file(file), digest);
   EXPECT_EQ(std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()), 1);
 }

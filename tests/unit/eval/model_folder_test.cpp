@@ -64,7 +64,8 @@ TEST(ModelFolderTest, LoadsBackWhatWasWrittenWithItsPreprocessing) {
 TEST(ModelFolderTest, NamesWhatIsMissing) {
   const test::TemporaryDirectory folder;
   EXPECT_NE(message_of([&] { load_model_folder(folder.path() / "none"); }).find("does not exist"), std::string::npos);
-  EXPECT_NE(message_of([&] { load_model_folder(folder.path()); }).find("has no open_clip_config.json"), std::string::npos);
+  EXPECT_NE(message_of([&] { load_model_folder(folder.path()); }).find("has no open_clip_config.json"),
+            std::string::npos);
   write_file_atomically(folder.path() / kConfigFile, open_clip_config(make_model()->config(), {}));
   EXPECT_NE(message_of([&] { load_model_folder(folder.path()); }).find("model.safetensors"), std::string::npos);
 }
@@ -83,11 +84,11 @@ TEST(ModelFolderTest, RefusesWeightsOfAnotherModel) {
 }
 
 TEST(ModelFolderTest, ReadsThePreprocessingThatPublishedFoldersHave) {
-  const auto spec = load_preprocess(
-      parse_config(R"({"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
+  const auto spec =
+      load_preprocess(parse_config(R"({"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic",
                        "resize_mode": "squash", "size": [224, 224], "mode": "RGB", "fill_color": 0})",
-                   "test"),
-      224);
+                                   "test"),
+                      224);
   EXPECT_EQ(spec.size, 224);
   EXPECT_FLOAT_EQ(spec.std[2], 0.5F);
   EXPECT_EQ(spec.resize_mode, image::ResizeMode::squash);

@@ -42,7 +42,9 @@ TEST(ZeroShotMeterTest, NeverCountsAScoreThatIsNotANumberAsAHit) {
   EXPECT_DOUBLE_EQ(meter.metrics().top1_accuracy, 0.0);
 }
 
-TEST(ZeroShotMeterTest, GivesZeroesForNoSamples) { EXPECT_EQ(ZeroShotMeter(3).metrics().num_samples, 0); }
+TEST(ZeroShotMeterTest, GivesZeroesForNoSamples) {
+  EXPECT_EQ(ZeroShotMeter(3).metrics().num_samples, 0);
+}
 
 }  // namespace
 }  // namespace contrastive::eval

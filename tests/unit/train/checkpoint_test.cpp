@@ -23,8 +23,10 @@ constexpr const char* kModel = R"({"embed_dim": 8,
 /// A model with an optimiser that has done one step.
 struct Parts {
   explicit Parts(uint64_t seed)
-      : model(models::load_model_config(parse_config(kModel, "test"))), optimizer(prepare(seed), {}, optim::open_clip_decays) {
-    for (const auto& [name, parameter] : optimizer.parameters()) parameter.mutable_grad() = at::full_like(parameter, 0.5);
+      : model(models::load_model_config(parse_config(kModel, "test"))),
+        optimizer(prepare(seed), {}, optim::open_clip_decays) {
+    for (const auto& [name, parameter] : optimizer.parameters())
+      parameter.mutable_grad() = at::full_like(parameter, 0.5);
     optimizer.step(1e-2);
   }
 

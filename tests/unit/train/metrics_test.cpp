@@ -90,7 +90,9 @@ uint32_t reference_crc(const std::string& bytes) {
   return ~crc;
 }
 
-uint32_t masked(uint32_t crc) { return ((crc >> 15) | (crc << 17)) + 0xA282EAD8U; }
+uint32_t masked(uint32_t crc) {
+  return ((crc >> 15) | (crc << 17)) + 0xA282EAD8U;
+}
 
 /// The payloads of an event file, its checksums verified.
 std::vector<std::string> read_events(const fs::path& file) {
@@ -124,9 +126,11 @@ TEST(MetricsWriterTest, WritesEventFilesThatTensorBoardReads) {
   EXPECT_TRUE(files[0].filename().string().starts_with("events.out.tfevents."));
   const auto events = read_events(files[0]);
   ASSERT_EQ(events.size(), 2U);
-  EXPECT_NE(events[0].find("\x1A\x0D" "brain.Event:2"), std::string::npos);  // field 3, 13 bytes
-  EXPECT_NE(events[1].find("\x10\xAC\x02"), std::string::npos);              // field 2, varint 300
-  const std::string tag = "\x0A\x0Atrain/loss\x15";                          // field 1, then fixed32 field 2
+  EXPECT_NE(events[0].find("\x1A\x0D"
+                           "brain.Event:2"),
+            std::string::npos);                                  // field 3, 13 bytes
+  EXPECT_NE(events[1].find("\x10\xAC\x02"), std::string::npos);  // field 2, varint 300
+  const std::string tag = "\x0A\x0Atrain/loss\x15";              // field 1, then fixed32 field 2
   const auto at = events[1].find(tag);
   ASSERT_NE(at, std::string::npos);
   float value = 0;

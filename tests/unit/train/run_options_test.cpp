@@ -35,17 +35,19 @@ TEST(RunOptionsTest, ReportsEveryMistakeWithItsPlaceAtOnce) {
                           "name: a\nmodel: ViT-B-32\ndata: {train: synthetic, workers: none}\n"
                           "optim:\n  warmup_stepz: 3\n  lr: -1\ntrain: {steps: 5, epochs: 2}\n");
   const auto message = message_of(file);
-  EXPECT_NE(message.find(file + ":5:3: optim.warmup_stepz: unknown key (did you mean warmup_steps?)"), std::string::npos)
+  EXPECT_NE(message.find(file + ":5:3: optim.warmup_stepz: unknown key (did you mean warmup_steps?)"),
+            std::string::npos)
       << message;
-  EXPECT_NE(message.find(file + ":6:7: optim.lr: -1 is out of range: must be greater than 0"), std::string::npos) << message;
+  EXPECT_NE(message.find(file + ":6:7: optim.lr: -1 is out of range: must be greater than 0"), std::string::npos)
+      << message;
   EXPECT_NE(message.find(":3:35: data.workers: expected an integer, found 'none'"), std::string::npos) << message;
   EXPECT_NE(message.find("train: give exactly one of steps, samples and epochs"), std::string::npos) << message;
 }
 
 TEST(RunOptionsTest, PrintsWhatRepeatsTheRun) {
   const test::TemporaryDirectory folder;
-  const auto options =
-      load_run_options(write(folder, kMinimal), {"optim.lr=1e-3", "optim.clip_norm=2", "name='17'", "preprocess.std=[1, 1, 1]"});
+  const auto options = load_run_options(
+      write(folder, kMinimal), {"optim.lr=1e-3", "optim.clip_norm=2", "name='17'", "preprocess.std=[1, 1, 1]"});
   const auto again_file = folder.path() / "again.yaml";
   write_file_atomically(again_file, to_yaml(options));
   const auto again = load_run_options(again_file.string(), {});
@@ -74,7 +76,8 @@ TEST(RunOptionsTest, RefusesNamesThatArePaths) {
   const auto file = write(folder, kMinimal);
   EXPECT_NE(message_of(file, {"name=../b"}).find("must not be a path"), std::string::npos);
   EXPECT_NE(message_of(file, {"train.accumulate=2"}).find("not part of this version"), std::string::npos);
-  EXPECT_NE(message_of(file, {"data.crop.scale_min=0.95", "data.crop.scale_max=0.9"}).find("scale_min"), std::string::npos);
+  EXPECT_NE(message_of(file, {"data.crop.scale_min=0.95", "data.crop.scale_max=0.9"}).find("scale_min"),
+            std::string::npos);
   EXPECT_NE(message_of(file, {"optim.schedule=constant_cooldown"}).find("cooldown_steps"), std::string::npos);
 }
 

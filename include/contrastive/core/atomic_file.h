@@ -4,11 +4,13 @@
 #include <filesystem>
 #include <string_view>
 
-namespace contrastive::detail {
+#include "contrastive/core/export.h"
+
+namespace contrastive {
 
 /// A file written beside its place and renamed by commit(); without commit() nothing remains.
 /// Throws: Error naming the file and the system's reason.
-class AtomicFile {
+class CONTRASTIVE_API AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path target);
   ~AtomicFile();
@@ -28,4 +30,4 @@ class AtomicFile {
   int descriptor_;
 };
 
-}  // namespace contrastive::detail
+}  // namespace contrastive
