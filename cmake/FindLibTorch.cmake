@@ -66,7 +66,7 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   add_library(LibTorch::cpu INTERFACE IMPORTED)
   target_link_libraries(LibTorch::cpu INTERFACE LibTorch::headers
     "-Wl,--no-as-needed,${_lib}/libtorch_cpu.so,${_lib}/libc10.so,--as-needed")
-  target_link_options(LibTorch::cpu INTERFACE "-Wl,--allow-shlib-undefined" "-Wl,-rpath-link,${_lib}")
+  target_link_options(LibTorch::cpu INTERFACE "-Wl,--allow-shlib-undefined" "-Wl,-rpath,${_lib}")
 
   if(LibTorch_WITH_CUDA)
     add_library(LibTorch::cuda INTERFACE IMPORTED)

@@ -3,7 +3,7 @@ set -euo pipefail
 BIN=$(realpath "$1")
 SOURCE=$(realpath "$2")
 WORK=$(mktemp -d)
-trap 'kill -9 $(jobs -p) 2>/dev/null; rm -rf "$WORK"' EXIT
+trap 'jobs -p | xargs -r kill -9 2>/dev/null || true; rm -rf "$WORK"' EXIT
 cd "$WORK"
 TINY=$SOURCE/tests/fixtures/configs/tiny.yaml
 checks=0
