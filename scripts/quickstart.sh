@@ -10,11 +10,11 @@ readonly preset=default
 readonly build=$repository/build/$preset
 readonly run_arguments=(--config quickstart.yaml --resume auto "$@")
 
-build_clip_train() {
+build_programs() {
   if [[ ! $build/build.ninja -nt $repository/CMakePresets.json ]]; then
     cmake --preset "$preset"
   fi
-  cmake --build --preset "$preset" --parallel "$(parallel_jobs)" --target clip_train
+  cmake --build --preset "$preset" --parallel "$(parallel_jobs)" --target clip_train clip_eval clip_data clip_bench
 }
 
 # Prints where the run's files go, as the resolved config says.
@@ -26,7 +26,7 @@ run_folder() {
 main() {
   run_setup
   cd "$repository"
-  build_clip_train
+  build_programs
   "$build/bin/clip_train" "${run_arguments[@]}"
   say "the run's config, metrics and checkpoints are in $(realpath -m "$(run_folder)")"
 }
