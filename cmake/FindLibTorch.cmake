@@ -28,7 +28,8 @@ endif()
 # No search beyond these folders: another LibTorch on the machine would have another ABI.
 set(LibTorch_ROOT_DIR "LibTorch_ROOT_DIR-NOTFOUND")
 foreach(_root IN LISTS _roots)
-  if(EXISTS "${_root}/include/torch/csrc/api/include/torch/torch.h" AND EXISTS "${_root}/lib/libtorch_cpu.so")
+  if(EXISTS "${_root}/include/torch/csrc/api/include/torch/torch.h" AND EXISTS "${_root}/lib/libtorch_cpu.so"
+     AND (NOT LibTorch_WITH_CUDA OR EXISTS "${_root}/lib/libtorch_cuda.so"))
     set(LibTorch_ROOT_DIR "${_root}")
     break()
   endif()
@@ -48,12 +49,13 @@ if(LibTorch_ROOT_DIR)
   endforeach()
 endif()
 
+list(JOIN _roots ", " _places)
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(
   LibTorch
   REQUIRED_VARS LibTorch_ROOT_DIR
   VERSION_VAR LibTorch_VERSION
-  REASON_FAILURE_MESSAGE "looked at: ${_roots} - run scripts/setup.sh, or set LIBTORCH_ROOT to a torch ${LibTorch_FIND_VERSION} package folder")
+  REASON_FAILURE_MESSAGE "looked at ${_places} - run scripts/setup.sh, or set LIBTORCH_ROOT to a torch ${LibTorch_FIND_VERSION} package folder")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   set(_lib "${LibTorch_ROOT_DIR}/lib")
