@@ -60,10 +60,8 @@ bool is_bookkeeping(const std::string& key) {
 }  // namespace
 
 void RunOptions::validate(const OptionScope& scope) const {
-  const bool has_separator = name.find('/') != std::string::npos;
-  if (!name.empty() && (has_separator || name == "." || name == "..")) {
-    scope.fail("name", "names the run's folder: must not be a path");
-  }
+  const bool is_path = name.find('/') != std::string::npos || name == "." || name == "..";
+  if (name.empty() || is_path) scope.fail("name", "names the run's folder: must be a word, not empty and not a path");
   const bool model_ok = model.kind == ConfigNode::Kind::map || model.kind == ConfigNode::Kind::scalar;
   if (!model_ok && model.kind != ConfigNode::Kind::null) scope.fail("model", "expected a name, a file or a map");
   const bool preprocess_ok = preprocess.kind == ConfigNode::Kind::map || preprocess.kind == ConfigNode::Kind::null;

@@ -57,6 +57,12 @@ expect_failure 1 "nshards.txt" "$BIN/clip_eval" zero-shot --checkpoint runs/run/
 expect_success "$BIN/clip_eval" zero-shot --checkpoint runs/run/checkpoints/step_00000007 --data shards --output result.json
 grep -q '"acc1"' result.json || fail "no acc1 in result.json"
 
+# A loss that is not finite: the run stops and names the first bad tensor, or skips such steps and counts them.
+diverging=("${train[@]}" optim.lr=1e20 optim.warmup_steps=0 optim.clip_norm=null train.steps=14)
+expect_failure 1 "first gradient that is not finite: the gradient of " "${diverging[@]}" name=diverging
+expect_success "${diverging[@]}" name=counting train.on_non_finite=skip
+grep -q '"skipped_steps":[1-9]' runs/counting/metrics.jsonl || fail "skipped steps were not counted"
+
 # A full disk while a checkpoint is written; needs the right to mount a small one.
 mkdir small
 if mount -t tmpfs -o size=80m tmpfs small 2>/dev/null; then

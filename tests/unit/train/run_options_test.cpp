@@ -74,7 +74,8 @@ TEST(RunOptionsTest, TellsDifferencesThatMatterFromBookkeeping) {
 TEST(RunOptionsTest, RefusesNamesThatArePaths) {
   const test::TemporaryDirectory folder;
   const auto file = write(folder, kMinimal);
-  EXPECT_NE(message_of(file, {"name=../b"}).find("must not be a path"), std::string::npos);
+  EXPECT_NE(message_of(file, {"name=../b"}).find("not a path"), std::string::npos);
+  EXPECT_NE(message_of(file, {"name=''"}).find("not empty"), std::string::npos);
   EXPECT_NE(message_of(file, {"train.accumulate=2"}).find("not part of this version"), std::string::npos);
   EXPECT_NE(message_of(file, {"data.crop.scale_min=0.95", "data.crop.scale_max=0.9"}).find("scale_min"),
             std::string::npos);
