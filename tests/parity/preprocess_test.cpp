@@ -19,6 +19,7 @@
 #include "contrastive/image/transform.h"
 
 #include "tests/support/paths.h"
+#include "tests/unit/image/image_fixtures.h"
 
 namespace contrastive::image {
 namespace {
@@ -86,28 +87,6 @@ class PreprocessParityTest : public ::testing::Test {
   json manifest_;
   std::map<std::string, std::string> formats_;
 };
-
-std::string mode_name(PixelMode mode) {
-  switch (mode) {
-    case PixelMode::bilevel:
-      return "1";
-    case PixelMode::grey:
-      return "L";
-    case PixelMode::grey16:
-      return "I;16";
-    case PixelMode::grey_alpha:
-      return "LA";
-    case PixelMode::palette:
-      return "P";
-    case PixelMode::rgb:
-      return "RGB";
-    case PixelMode::rgba:
-      return "RGBA";
-    case PixelMode::cmyk:
-      return "CMYK";
-  }
-  return "?";
-}
 
 TEST_F(PreprocessParityTest, DecodesToTheSameModeAndRgbBytes) {
   for (const auto& row : manifest_.at("images")) {

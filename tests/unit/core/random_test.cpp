@@ -91,7 +91,7 @@ TEST(RandomStreamTest, DrawsIntegersBelowABound) {
   RandomStream known(42, RandomPurpose::caption, {0});
   for (const int64_t expected : {6, 5, 0, 6, 7, 4, 1, 8, 7, 3, 6, 8}) EXPECT_EQ(known.below(10), expected);
   for (const int64_t bound : {1, 2, 3, 7, 100, 1000}) {
-    RandomStream stream(7, RandomPurpose::split, {bound});
+    RandomStream stream(7, RandomPurpose::scene, {bound});
     std::vector<int64_t> counts(static_cast<size_t>(bound));
     for (int i = 0; i < 100'000; ++i) ++counts.at(static_cast<size_t>(stream.below(bound)));
     if (bound > 1) expect_uniform(counts);
@@ -109,14 +109,14 @@ TEST(RandomStreamTest, RejectsDrawsThatWouldFavourSmallIntegers) {
   }
   // Here 2^64 is 1.5 bounds: without rejection, the lower half would come up twice as often as the upper one.
   constexpr int64_t kTwoThirds = INT64_MAX / 3 * 2;
-  RandomStream stream(3, RandomPurpose::split, {});
+  RandomStream stream(3, RandomPurpose::scene, {});
   std::vector<int64_t> counts(8);
   for (int i = 0; i < 100'000; ++i) ++counts.at(static_cast<size_t>(stream.below(kTwoThirds) / (kTwoThirds / 8 + 1)));
   expect_uniform(counts);
 }
 
 TEST(RandomStreamTest, AskingForAnIntegerBelowNothingIsAnError) {
-  RandomStream stream(1, RandomPurpose::split, {});
+  RandomStream stream(1, RandomPurpose::scene, {});
   EXPECT_THROW(stream.below(0), Error);
   EXPECT_THROW(stream.below(-1), Error);
 }
