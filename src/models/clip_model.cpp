@@ -32,20 +32,26 @@ bool ends_with_counter(const std::string& name) {
   return name.ends_with(".num_batches_tracked");
 }
 
-std::string shape_of(const torch::Tensor& tensor) {
-  return fmt::format("[{}]", fmt::join(tensor.sizes(), ", "));
+std::string shape_text(at::IntArrayRef sizes) {
+  return fmt::format("[{}]", fmt::join(sizes, ", "));
+}
+
+bool is_logit_scalar(const std::string& name) {
+  return name == "logit_scale" || name == "logit_bias";
 }
 
 /// Matches the names of a model and of a file, and collects everything that doesn't fit.
 class StateMatcher {
  public:
-  StateMatcher(const NamedTensors& targets, const NamedTensors& sources) {
-    for (const auto& [name, tensor] : sources) {
-      if (!sources_.emplace(name, tensor).second) problems_.push_back(fmt::format("{}: twice", name));
+  StateMatcher(const NamedTensors& targets, const std::vector<LazyTensor>& sources,
+               const std::function<bool(const std::string&)>& may_be_missing)
+      : may_be_missing_(may_be_missing) {
+    for (const auto& source : sources) {
+      if (!sources_.emplace(source.name, &source).second) problems_.push_back(fmt::format("{}: twice", source.name));
     }
     for (const auto& [name, target] : targets) match(name, target);
     for (const auto& [name, source] : sources_) {
-      problems_.push_back(fmt::format("{}: unexpected, {}", name, shape_of(source)));
+      problems_.push_back(fmt::format("{}: unexpected, {}", name, shape_text(source->shape)));
     }
   }
 
@@ -61,29 +67,56 @@ class StateMatcher {
     const at::NoGradGuard no_grad;
     for (const auto& [target, source] : pairs_) {
       auto to = target;
-      source.defined() ? to.copy_(source) : to.zero_();
+      source != nullptr ? to.copy_(source->load().view_as(target)) : to.zero_();
     }
   }
+
+  /// The tensors that belong to a model's names, in its order; a missing counter is 0.
+  std::vector<LazyTensor> ordered() const {
+    std::vector<LazyTensor> tensors;
+    for (const auto& [target, source] : pairs_) {
+      const auto shape = target.sizes().vec();
+      const auto make = [source, shape] {
+        return source != nullptr ? source->load().reshape(shape) : at::zeros(shape, at::kLong);
+      };
+      tensors.push_back({names_.at(tensors.size()), source != nullptr ? source->dtype : at::kLong, shape, make});
+    }
+    return tensors;
+  }
+
+  const std::vector<std::string>& kept() const { return kept_; }
 
  private:
   void match(const std::string& name, const torch::Tensor& target) {
     const auto found = sources_.find(name);
     if (found == sources_.end()) {
-      if (ends_with_counter(name)) return pairs_.emplace_back(target, torch::Tensor()), void();
-      problems_.push_back(fmt::format("{}: missing, expected {}", name, shape_of(target)));
+      if (may_be_missing_ && may_be_missing_(name)) return kept_.push_back(name);
+      if (ends_with_counter(name)) return add(name, target, nullptr);
+      problems_.push_back(fmt::format("{}: missing, expected {}", name, shape_text(target.sizes())));
       return;
     }
-    auto source = found->second;
+    const auto* source = found->second;
     sources_.erase(found);
-    if (name == "logit_scale" && source.numel() == 1) source = source.reshape(target.sizes());
-    if (source.sizes() != target.sizes()) {
-      problems_.push_back(fmt::format("{}: expected {}, found {}", name, shape_of(target), shape_of(source)));
+    const bool fits = target.sizes() == source->shape || (is_logit_scalar(name) && source->shape == kOneValue);
+    if (!fits) {
+      problems_.push_back(
+          fmt::format("{}: expected {}, found {}", name, shape_text(target.sizes()), shape_text(source->shape)));
     }
+    add(name, target, source);
+  }
+
+  void add(const std::string& name, const torch::Tensor& target, const LazyTensor* source) {
+    names_.push_back(name);
     pairs_.emplace_back(target, source);
   }
 
-  std::map<std::string, torch::Tensor> sources_;
-  std::vector<std::pair<torch::Tensor, torch::Tensor>> pairs_;
+  inline static const std::vector<int64_t> kOneValue{1};
+
+  const std::function<bool(const std::string&)>& may_be_missing_;
+  std::map<std::string, const LazyTensor*> sources_;
+  std::vector<std::pair<torch::Tensor, const LazyTensor*>> pairs_;
+  std::vector<std::string> names_;  ///< of pairs_
+  std::vector<std::string> kept_;
   std::vector<std::string> problems_;
 };
 
@@ -92,9 +125,10 @@ class StateMatcher {
 ClipModelImpl::ClipModelImpl(const ModelConfig& config, torch::Device device) : config_(config) {
   validate(config);
   visual = register_module("visual", make_image_tower(config, device));
-  const auto activation = config.quick_gelu ? Activation::quick_gelu : Activation::gelu;
+  const auto activation = activation_of(config.quick_gelu, config.text_cfg.gelu_tanh);
   text = register_module("text", TextTransformer(config.text_cfg, config.embed_dim, activation, device));
   logit_scale = register_parameter("logit_scale", at::empty({}, device));
+  if (config.init_logit_bias) logit_bias = register_parameter("logit_bias", at::empty({}, device));
 }
 
 void ClipModelImpl::reset_parameters(at::Generator generator) {
@@ -102,6 +136,7 @@ void ClipModelImpl::reset_parameters(at::Generator generator) {
   text->reset_parameters(generator);
   const at::NoGradGuard no_grad;
   logit_scale.fill_(config_.init_logit_scale);
+  if (logit_bias.defined()) logit_bias.fill_(*config_.init_logit_bias);
 }
 
 torch::Tensor ClipModelImpl::encode_image(const torch::Tensor& images) {
@@ -115,16 +150,26 @@ torch::Tensor ClipModelImpl::encode_text(const torch::Tensor& tokens) {
 ClipOutput ClipModelImpl::forward(const torch::Tensor& images, const torch::Tensor& tokens) {
   TORCH_CHECK(images.size(0) == tokens.size(0), "[ClipModel] images and tokens must have the same number of rows, but ",
               "are ", images.sizes(), " and ", tokens.sizes());
-  return {l2_normalize(encode_image(images)), l2_normalize(encode_text(tokens)), logit_scale.exp()};
+  return {l2_normalize(encode_image(images)), l2_normalize(encode_text(tokens)), logit_scale.exp(), logit_bias};
 }
 
 NamedTensors ClipModelImpl::state() const {
   NamedTensors tensors;
-  append_own(*text, "", tensors);
+  if (!config_.custom_text) append_own(*text, "", tensors);
   append_own(*this, "", tensors);
-  append_all(*visual, "visual.", tensors);
-  for (const auto& child : text->named_children()) append_all(*child.value(), child.key() + ".", tensors);
+  NamedTensors visual_tensors;
+  append_all(*visual, "", visual_tensors);
+  for (auto& [name, tensor] : visual_tensors) tensors.emplace_back("visual." + visual->checkpoint_name(name), tensor);
+  const std::string prefix = config_.custom_text ? "text." : "";
+  if (config_.custom_text) append_own(*text, prefix, tensors);
+  for (const auto& child : text_children()) append_all(*child.second, prefix + child.first + ".", tensors);
   return tensors;
+}
+
+std::vector<std::pair<std::string, std::shared_ptr<torch::nn::Module>>> ClipModelImpl::text_children() const {
+  auto children = text->named_children().pairs();
+  if (config_.custom_text) std::swap(children.at(0), children.at(1));
+  return children;
 }
 
 NamedTensors ClipModelImpl::named_trainable() const {
@@ -133,15 +178,31 @@ NamedTensors ClipModelImpl::named_trainable() const {
   return tensors;
 }
 
-void ClipModelImpl::load_state(const NamedTensors& tensors) {
-  const StateMatcher matcher(state(), tensors);
+std::vector<std::string> ClipModelImpl::load_state(const std::vector<LazyTensor>& tensors,
+                                                   const std::function<bool(const std::string&)>& may_be_missing) {
+  const StateMatcher matcher(state(), tensors, may_be_missing);
   matcher.throw_if_any_problem();
   matcher.copy();
+  return matcher.kept();
+}
+
+void ClipModelImpl::load_state(const NamedTensors& tensors) {
+  load_state(lazy(tensors));
 }
 
 void ClipModelImpl::clamp_logit_scale() {
   const at::NoGradGuard no_grad;
   logit_scale.clamp_(0, std::log(kMaxScale));
+}
+
+CompleteState complete_state(const ModelConfig& config, const std::vector<LazyTensor>& tensors,
+                             const std::function<bool(const std::string&)>& may_be_missing) {
+  const auto shared = std::make_shared<const std::vector<LazyTensor>>(tensors);
+  const StateMatcher matcher(ClipModelImpl(config, torch::kMeta).state(), *shared, may_be_missing);
+  matcher.throw_if_any_problem();
+  CompleteState result{matcher.ordered(), matcher.kept()};
+  for (auto& tensor : result.tensors) tensor.load = [shared, load = std::move(tensor.load)] { return load(); };
+  return result;
 }
 
 int64_t parameter_count(const ModelConfig& config) {

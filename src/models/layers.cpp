@@ -10,7 +10,7 @@
 namespace contrastive::models {
 namespace {
 
-constexpr double kEpsilon = 1e-5;
+constexpr double kBatchNormEpsilon = 1e-5;
 constexpr double kBatchNormMomentum = 0.1;
 
 /// torch's default for linear layers and convolutions: kaiming-uniform with a = sqrt(5), which is +-1 / sqrt(fan_in).
@@ -42,18 +42,32 @@ void LinearImpl::reset_parameters(at::Generator& generator) {
   draw_uniform_by_fan_in(bias, weight.size(1), generator);
 }
 
-LayerNormImpl::LayerNormImpl(int64_t width, torch::Device device) {
+LayerNormImpl::LayerNormImpl(int64_t width, torch::Device device, double eps) : eps_(eps) {
   weight = register_parameter("weight", at::empty({width}, device));
   bias = register_parameter("bias", at::empty({width}, device));
 }
 
 torch::Tensor LayerNormImpl::forward(const torch::Tensor& x) const {
   // Autocast of CUDA computes this in fp32 and returns that; going back keeps the residual stream in one dtype.
-  return at::layer_norm(x, weight.sizes(), weight, bias, kEpsilon).to(x.scalar_type());
+  return at::layer_norm(x, weight.sizes(), weight, bias, eps_).to(x.scalar_type());
 }
 
 void LayerNormImpl::reset_parameters() {
   set_affine_to_identity(weight, bias);
+}
+
+LayerScaleImpl::LayerScaleImpl(int64_t width, double initial_value, torch::Device device)
+    : initial_value_(initial_value) {
+  gamma = register_parameter("gamma", at::empty({width}, device));
+}
+
+torch::Tensor LayerScaleImpl::forward(const torch::Tensor& x) const {
+  return x * gamma.to(x.scalar_type());
+}
+
+void LayerScaleImpl::reset_parameters() {
+  const at::NoGradGuard no_grad;
+  gamma.fill_(initial_value_);
 }
 
 Conv2dImpl::Conv2dImpl(int64_t in_channels, int64_t out_channels, int64_t kernel, int64_t stride, torch::Device device)
@@ -69,8 +83,9 @@ void Conv2dImpl::reset_parameters(at::Generator& generator) {
   draw_uniform_by_fan_in(weight, weight[0].numel(), generator);
 }
 
-PatchEmbeddingImpl::PatchEmbeddingImpl(int64_t patch_size, int64_t width, torch::Device device) {
+PatchEmbeddingImpl::PatchEmbeddingImpl(int64_t patch_size, int64_t width, torch::Device device, bool has_bias) {
   weight = register_parameter("weight", at::empty({width, 3, patch_size, patch_size}, device));
+  if (has_bias) bias = register_parameter("bias", at::empty({width}, device));
 }
 
 torch::Tensor PatchEmbeddingImpl::forward(const torch::Tensor& images) const {
@@ -78,15 +93,19 @@ torch::Tensor PatchEmbeddingImpl::forward(const torch::Tensor& images) const {
   const auto rows = images.size(2) / patch, columns = images.size(3) / patch;
   const auto patches =
       images.detach()
-          .view({batch, 3, rows, patch, columns, patch})
+          .narrow(2, 0, rows * patch)
+          .narrow(3, 0, columns * patch)
+          .unflatten(2, {rows, patch})
+          .unflatten(4, {columns, patch})
           .permute({0, 2, 4, 1, 3, 5})
           .to(compute_dtype(weight), /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous)
           .view({batch, rows * columns, 3 * patch * patch});
-  return at::linear(patches, weight.flatten(1));  // [B, P, D]
+  return at::linear(patches, weight.flatten(1), bias);  // [B, P, D]
 }
 
 void PatchEmbeddingImpl::reset_parameters(at::Generator& generator) {
   draw_uniform_by_fan_in(weight, weight[0].numel(), generator);
+  if (bias.defined()) draw_uniform_by_fan_in(bias, weight[0].numel(), generator);
 }
 
 BatchNorm2dImpl::BatchNorm2dImpl(int64_t channels, torch::Device device) {
@@ -100,7 +119,8 @@ BatchNorm2dImpl::BatchNorm2dImpl(int64_t channels, torch::Device device) {
 
 torch::Tensor BatchNorm2dImpl::forward(const torch::Tensor& x) {
   if (is_training()) num_batches_tracked.add_(1);
-  return at::batch_norm(x, weight, bias, running_mean, running_var, is_training(), kBatchNormMomentum, kEpsilon,
+  return at::batch_norm(x, weight, bias, running_mean, running_var, is_training(), kBatchNormMomentum,
+                        kBatchNormEpsilon,
                         /*cudnn_enabled=*/true);
 }
 

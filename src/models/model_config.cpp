@@ -68,11 +68,112 @@ void report_unsupported(const std::vector<SwitchedOff>& fields, const OptionScop
 }
 
 std::vector<SwitchedOff> custom_block_fields() {
-  return {{"ls_init_value", kNullOnly},   {"output_tokens", kFalse},   {"act_kwargs", kNullOnly},
-          {"norm_kwargs", kNullOnly},     {"block_type", {"default"}}, {"qk_norm", kFalse},
+  return {{"output_tokens", kFalse},      {"block_type", {"default"}}, {"qk_norm", kFalse},
           {"scaled_cosine_attn", kFalse}, {"scale_heads", kFalse},     {"scale_attn_inner", kFalse},
           {"scale_attn", kFalse},         {"scale_fc", kFalse}};
 }
+
+/// act_kwargs: arguments of torch's GELU.
+struct ActKwargs {
+  std::string approximate = "none";
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("approximate", approximate, one_of({"none", "tanh"}));
+  }
+};
+
+/// norm_kwargs: arguments of torch's LayerNorm.
+struct NormKwargs {
+  double eps = 1e-5;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("eps", eps, greater_than(0));
+  }
+};
+
+/// tokenizer_kwargs; what else open_clip reads from it changes training captions at random.
+struct TokenizerKwargs {
+  std::string clean;
+  bool strip_sep_token = false;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("clean", clean, one_of({"", "lower", "whitespace", "canonicalize"}));
+    f("strip_sep_token", strip_sep_token);
+  }
+};
+
+/// The sizes behind timm's names of SigLIP towers. Source: timm 1.0, models/vision_transformer.py.
+struct SiglipTower {
+  const char* prefix;
+  int64_t width, layers, heads;
+  double mlp_ratio;
+  int64_t patch_size;
+};
+
+constexpr SiglipTower kSiglipTowers[] = {
+    {"vit_base_patch32_siglip_", 768, 12, 12, 4.0, 32},       {"vit_base_patch16_siglip_", 768, 12, 12, 4.0, 16},
+    {"vit_large_patch16_siglip_", 1024, 24, 16, 4.0, 16},     {"vit_so400m_patch14_siglip_", 1152, 27, 16, 3.7362, 14},
+    {"vit_so400m_patch16_siglip_", 1152, 27, 16, 3.7362, 16}, {"vit_giantopt_patch16_siglip_", 1536, 40, 16, 4.0, 16}};
+
+// The towers whose blocks use the GELU's approximation by tanh; the others of timm use the exact one.
+const std::vector<std::string> kTanhTowers = {"vit_base_patch32_siglip_256",    "vit_large_patch16_siglip_512",
+                                              "vit_so400m_patch16_siglip_256",  "vit_so400m_patch16_siglip_384",
+                                              "vit_so400m_patch16_siglip_512",  "vit_giantopt_patch16_siglip_256",
+                                              "vit_giantopt_patch16_siglip_384"};
+
+constexpr double kSiglipEpsilon = 1e-6;
+
+const SiglipTower* find_siglip_tower(const std::string& name) {
+  for (const auto& tower : kSiglipTowers) {
+    const auto size = name.starts_with(tower.prefix) ? name.substr(std::string(tower.prefix).size()) : "";
+    if (!size.empty() && size.find_first_not_of("0123456789") == std::string::npos) return &tower;
+  }
+  return nullptr;
+}
+
+/// What the name alone says.
+VisionConfig siglip_defaults(const std::string& name, const SiglipTower& tower) {
+  VisionConfig config;
+  config.timm_model_name = name;
+  config.layers = {tower.layers};
+  config.width = tower.width;
+  config.head_width = tower.width / tower.heads;
+  config.mlp_ratio = tower.mlp_ratio;
+  config.patch_size = tower.patch_size;
+  config.norm_eps = kSiglipEpsilon;
+  config.gelu_tanh = std::find(kTanhTowers.begin(), kTanhTowers.end(), name) != kTanhTowers.end();
+  return config;
+}
+
+/// timm_model_kwargs: what differs from the name's sizes.
+struct TimmKwargs {
+  std::optional<int64_t> embed_dim, depth, num_heads, patch_size;
+  std::optional<double> mlp_ratio;
+  std::optional<std::string> act_layer;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("embed_dim", embed_dim, between(1, kMaxWidth));
+    f("depth", depth, between(1, kMaxLayers));
+    f("num_heads", num_heads, between(1, kMaxWidth));
+    f("patch_size", patch_size, between(1, kMaxImageSize));
+    f("mlp_ratio", mlp_ratio, between(0, kMaxMlpRatio));
+    f("act_layer", act_layer, one_of({"gelu", "gelu_tanh"}));
+  }
+
+  void apply(VisionConfig& config) const {
+    const auto heads = num_heads.value_or(config.heads());
+    config.width = embed_dim.value_or(config.width);
+    config.head_width = std::max<int64_t>(1, config.width / heads);
+    if (depth) config.layers = {*depth};
+    config.patch_size = patch_size.value_or(config.patch_size);
+    config.mlp_ratio = mlp_ratio.value_or(config.mlp_ratio);
+    if (act_layer) config.gelu_tanh = *act_layer == "gelu_tanh";
+  }
+};
 
 std::vector<SwitchedOff> with_custom_block_fields(std::vector<SwitchedOff> fields) {
   for (auto& field : custom_block_fields()) fields.push_back(std::move(field));
@@ -114,7 +215,9 @@ void check_vit(const VisionConfig& config, const Report& report) {
   if (config.width % config.head_width != 0) {
     report("head_width", fmt::format("{} doesn't divide the width {}", config.head_width, config.width));
   }
-  if (config.image_size % config.patch_size != 0) {
+  if (config.image_size < config.patch_size) {
+    report("patch_size", fmt::format("{} is more than the image_size {}", config.patch_size, config.image_size));
+  } else if (config.image_size % config.patch_size != 0 && !config.is_siglip()) {
     report("patch_size", fmt::format("{} doesn't divide the image_size {}", config.patch_size, config.image_size));
   }
   check_mlp(config.width, config.mlp_ratio, report);
@@ -129,8 +232,11 @@ void check_resnet(const VisionConfig& config, const Report& report) {
   if (config.image_size % kResnetReduction != 0) {
     report("image_size", fmt::format("must be a multiple of 32 for a ResNet, but is {}", config.image_size));
   }
-  if (config.no_ln_pre || config.final_ln_after_pool || config.pool_type != "tok") {
-    report("layers", "a ResNet has no no_ln_pre, final_ln_after_pool or pool_type");
+  if (config.no_ln_pre || config.final_ln_after_pool || config.pool_type != "tok" || config.ls_init_value ||
+      config.patch_dropout != 0 || config.is_siglip()) {
+    report(
+        "layers",
+        "a ResNet has no no_ln_pre, final_ln_after_pool, pool_type, ls_init_value, patch_dropout or timm_model_name");
   }
 }
 
@@ -152,8 +258,13 @@ void check_text(const TextConfig& config, const Report& report) {
   if (config.width % config.heads != 0) {
     report("heads", fmt::format("{} don't divide the width {}", config.heads, config.width));
   }
-  if (config.pool_type != "argmax" && config.pool_type != "first" && config.pool_type != "last") {
-    report("pool_type", fmt::format("expected argmax, first or last, found {}", config.pool_type));
+  static const std::vector<std::string> pools{"argmax", "first", "last", "eos"};
+  if (std::find(pools.begin(), pools.end(), config.pool_type) == pools.end()) {
+    report("pool_type", fmt::format("expected {}, found {}", fmt::join(pools, ", "), config.pool_type));
+  }
+  if (config.pool_type == "eos" && !config.eos_id) report("eos_id", "pool_type eos needs the id it pools at");
+  if (config.proj_type != "linear" && config.proj_type != "none") {
+    report("proj_type", fmt::format("expected linear or none, found {}", config.proj_type));
   }
   check_mlp(config.width, config.mlp_ratio, report);
 }
@@ -168,20 +279,21 @@ struct VisionFile {
   ConfigNode layers = ConfigNode::make_scalar("12");
   ConfigNode image_size = ConfigNode::make_scalar("224");
   std::optional<int64_t> patch_size = 16;  ///< null in the files of ResNets
+  std::optional<ActKwargs> act_kwargs;
+  std::optional<NormKwargs> norm_kwargs;
+  std::optional<std::string> timm_model_name;
+  std::optional<TimmKwargs> timm_model_kwargs;
+  std::string timm_pool = "avg";
+  std::string timm_proj = "linear";
   std::vector<SwitchedOff> off = with_custom_block_fields({{"image_seq_len", kNullOnly},
-                                                           {"patch_dropout", kZero},
                                                            {"attentional_pool", kFalse},
                                                            {"attn_pooler_queries"},
                                                            {"attn_pooler_heads"},
                                                            {"pos_embed_type", {"learnable"}},
-                                                           {"timm_model_name", kNullOnly},
                                                            {"timm_model_pretrained"},
-                                                           {"timm_pool"},
-                                                           {"timm_proj"},
                                                            {"timm_proj_bias"},
-                                                           {"timm_drop"},
-                                                           {"timm_drop_path"},
-                                                           {"timm_model_kwargs"}});
+                                                           {"timm_drop", kZero},
+                                                           {"timm_drop_path", kZero}});
 
   template <typename Fields>
   void fields(Fields& f) {
@@ -194,18 +306,44 @@ struct VisionFile {
     f("no_ln_pre", config.no_ln_pre);
     f("final_ln_after_pool", config.final_ln_after_pool);
     f("pool_type", config.pool_type, one_of({"tok", "avg"}));
+    f("ls_init_value", config.ls_init_value);
+    f("patch_dropout", config.patch_dropout, between(0, 0.999));
+    f("act_kwargs", act_kwargs);
+    f("norm_kwargs", norm_kwargs);
+    f("timm_model_name", timm_model_name);
+    f("timm_model_kwargs", timm_model_kwargs);
+    f("timm_pool", timm_pool);
+    f("timm_proj", timm_proj);
     for (auto& field : off) f(field.key, field.value);
   }
 
   void validate(const OptionScope& scope) const {
     report_unsupported(off, scope);
     check_image_size(scope);
+    if (timm_model_name && !check_timm(scope)) return;
     if (as_integers(layers)) {
       check_vision(resolved(), report_to(scope));
     } else {
       scope.fail("layers", "expected the number of layers, or a list of 4");
     }
     if (!patch_size && layers.kind != ConfigNode::Kind::sequence) scope.fail("patch_size", "a ViT needs one");
+  }
+
+  /// Whether the rest can be looked at.
+  bool check_timm(const OptionScope& scope) const {
+    if (find_siglip_tower(*timm_model_name) == nullptr) {
+      scope.fail(
+          "timm_model_name",
+          fmt::format("'{}' is not supported by this version (only SigLIP's ViTs, as vit_base_patch16_siglip_224)",
+                      *timm_model_name));
+      return false;
+    }
+    if (timm_pool != "map")
+      scope.fail("timm_pool", fmt::format("expected map for a SigLIP tower, found {}", timm_pool));
+    if (timm_proj != "none" && !timm_proj.empty()) {
+      scope.fail("timm_proj", fmt::format("expected none for a SigLIP tower, found {}", timm_proj));
+    }
+    return true;
   }
 
   void check_image_size(const OptionScope& scope) const {
@@ -220,10 +358,18 @@ struct VisionFile {
 
   VisionConfig resolved() const {
     auto result = config;
-    result.layers = as_integers(layers).value_or(result.layers);
+    if (timm_model_name) {
+      result = siglip_defaults(*timm_model_name, *find_siglip_tower(*timm_model_name));
+      result.patch_dropout = config.patch_dropout;
+      if (timm_model_kwargs) timm_model_kwargs->apply(result);
+    } else {
+      result.layers = as_integers(layers).value_or(result.layers);
+      result.patch_size = patch_size.value_or(result.patch_size);
+      if (act_kwargs) result.gelu_tanh = act_kwargs->approximate == "tanh";
+      if (norm_kwargs) result.norm_eps = norm_kwargs->eps;
+    }
     const auto sizes = as_integers(image_size);
     if (sizes && !sizes->empty()) result.image_size = sizes->front();
-    result.patch_size = patch_size.value_or(result.patch_size);
     return result;
   }
 };
@@ -232,19 +378,18 @@ struct VisionFile {
 struct TextFile {
   TextConfig config;
   bool final_ln_after_pool = false;  ///< open_clip accepts it for text, too, without an effect
+  std::optional<ActKwargs> act_kwargs;
+  std::optional<NormKwargs> norm_kwargs;
+  std::optional<std::string> hf_tokenizer_name;
+  std::optional<TokenizerKwargs> tokenizer_kwargs;
   std::vector<SwitchedOff> off = with_custom_block_fields({{"text_arch", {"clip"}},
                                                            {"variable_text", kFalse},
-                                                           {"hf_tokenizer_name", kNullOnly},
                                                            {"tokenizer_mode", kNullOnly},
-                                                           {"tokenizer_kwargs", kNullOnly},
                                                            {"tokenizer_type", {""}},
                                                            {"tiktoken_name", kNullOnly},
                                                            {"embed_cls", kFalse},
-                                                           {"pad_id", kZero},
+                                                           {"pad_id"},
                                                            {"bos_id"},
-                                                           {"eos_id"},
-                                                           {"proj_bias", kFalse},
-                                                           {"proj_type", {"linear"}},
                                                            {"hf_model_name", kNullOnly},
                                                            {"hf_model_pretrained"},
                                                            {"hf_proj_type"},
@@ -260,7 +405,15 @@ struct TextFile {
     f("layers", config.layers, between(1, kMaxLayers));
     f("mlp_ratio", config.mlp_ratio, between(0, kMaxMlpRatio));
     f("no_causal_mask", config.no_causal_mask);
-    f("pool_type", config.pool_type, one_of({"argmax", "first", "last"}));
+    f("pool_type", config.pool_type, one_of({"argmax", "first", "last", "eos"}));
+    f("eos_id", config.eos_id, between(0, kMaxVocabulary));
+    f("proj_type", config.proj_type, one_of({"linear", "none"}));
+    f("proj_bias", config.proj_bias);
+    f("ls_init_value", config.ls_init_value);
+    f("act_kwargs", act_kwargs);
+    f("norm_kwargs", norm_kwargs);
+    f("hf_tokenizer_name", hf_tokenizer_name);
+    f("tokenizer_kwargs", tokenizer_kwargs);
     f("final_ln_after_pool", final_ln_after_pool);
     for (auto& field : off) f(field.key, field.value);
   }
@@ -269,6 +422,18 @@ struct TextFile {
     report_unsupported(off, scope);
     check_text(config, report_to(scope));
   }
+
+  TextConfig resolved() const {
+    auto result = config;
+    if (act_kwargs) result.gelu_tanh = act_kwargs->approximate == "tanh";
+    if (norm_kwargs) result.norm_eps = norm_kwargs->eps;
+    result.hf_tokenizer_name = hf_tokenizer_name.value_or("");
+    if (tokenizer_kwargs) {
+      result.tokenizer_clean = tokenizer_kwargs->clean;
+      result.tokenizer_strip_sep = tokenizer_kwargs->strip_sep_token;
+    }
+    return result;
+  }
 };
 
 /// A whole model JSON.
@@ -276,9 +441,10 @@ struct ModelFile {
   ModelConfig config;
   VisionFile vision_cfg;
   TextFile text_cfg;
-  std::vector<SwitchedOff> off = {{"custom_text", kFalse},           {"init_logit_bias", kNullOnly},
-                                  {"nonscalar_logit_scale", kFalse}, {"multimodal_cfg", kNullOnly},
-                                  {"audio_cfg", kNullOnly},          {"genlip_cfg", kNullOnly},
+  std::vector<SwitchedOff> off = {{"nonscalar_logit_scale", kFalse},
+                                  {"multimodal_cfg", kNullOnly},
+                                  {"audio_cfg", kNullOnly},
+                                  {"genlip_cfg", kNullOnly},
                                   {"genlap_cfg", kNullOnly}};
 
   template <typename Fields>
@@ -288,12 +454,25 @@ struct ModelFile {
     f("embed_dim", config.embed_dim, embed_dim_check);
     f("quick_gelu", config.quick_gelu);
     f("init_logit_scale", config.init_logit_scale, between(-10, 10));
+    f("init_logit_bias", config.init_logit_bias, between(-1000, 1000));
+    f("custom_text", config.custom_text);
     f("vision_cfg", vision_cfg, required());
     f("text_cfg", text_cfg, required());
     for (auto& field : off) f(field.key, field.value);
   }
 
-  void validate(const OptionScope& scope) const { report_unsupported(off, scope); }
+  void validate(const OptionScope& scope) const {
+    report_unsupported(off, scope);
+    if (text_cfg.config.proj_type == "none" && text_cfg.config.width != config.embed_dim) {
+      scope.fail("embed_dim", fmt::format("must be the text's width {} with proj_type none, but is {}",
+                                          text_cfg.config.width, config.embed_dim));
+    }
+    const bool is_siglip = vision_cfg.timm_model_name && find_siglip_tower(*vision_cfg.timm_model_name) != nullptr;
+    if (is_siglip && vision_cfg.resolved().width != config.embed_dim) {
+      scope.fail("embed_dim", fmt::format("must be the SigLIP tower's width {}, but is {}", vision_cfg.resolved().width,
+                                          config.embed_dim));
+    }
+  }
 };
 
 std::string text_of(bool value) {
@@ -325,6 +504,13 @@ class NodeWriter {
   NodeWriter& unless_default(const char* key, const std::string& value, const std::string& standard) {
     return value == standard ? *this : always(key, ConfigNode::make_scalar(value, /*quoted=*/true));
   }
+  template <typename T>
+  NodeWriter& unless_default(const char* key, const std::optional<T>& value) {
+    return value ? always(key, *value) : *this;
+  }
+  NodeWriter& when(bool condition, const char* key, ConfigNode value) {
+    return condition ? always(key, std::move(value)) : *this;
+  }
   ConfigNode take() { return std::move(node_); }
 
  private:
@@ -338,7 +524,44 @@ ConfigNode layers_node(const std::vector<int64_t>& layers) {
   return ConfigNode::make_sequence(std::move(items));
 }
 
+ConfigNode one_entry(const char* key, ConfigNode value) {
+  auto node = ConfigNode::make_map();
+  node.add(key, std::move(value));
+  return node;
+}
+
+ConfigNode tanh_kwargs() {
+  return one_entry("approximate", ConfigNode::make_scalar("tanh"));
+}
+
+ConfigNode timm_kwargs_node(const VisionConfig& config) {
+  const auto standard = siglip_defaults(config.timm_model_name, *find_siglip_tower(config.timm_model_name));
+  return NodeWriter()
+      .unless_default("embed_dim", config.width, standard.width)
+      .unless_default("depth", config.layers.front(), standard.layers.front())
+      .unless_default("num_heads", config.heads(), standard.heads())
+      .unless_default("patch_size", config.patch_size, standard.patch_size)
+      .unless_default("mlp_ratio", config.mlp_ratio, standard.mlp_ratio)
+      .unless_default("act_layer", std::string(config.gelu_tanh ? "gelu_tanh" : "gelu"),
+                      std::string(standard.gelu_tanh ? "gelu_tanh" : "gelu"))
+      .take();
+}
+
+ConfigNode siglip_node(const VisionConfig& config) {
+  NodeWriter writer;
+  writer.always("image_size", config.image_size)
+      .always("timm_model_name", ConfigNode::make_scalar(config.timm_model_name, /*quoted=*/true))
+      .always("timm_model_pretrained", false)
+      .always("timm_pool", ConfigNode::make_scalar("map"))
+      .always("timm_proj", ConfigNode::make_scalar("none"))
+      .unless_default("patch_dropout", config.patch_dropout, 0.0);
+  auto kwargs = timm_kwargs_node(config);
+  if (!kwargs.entries.empty()) writer.always("timm_model_kwargs", std::move(kwargs));
+  return writer.take();
+}
+
 ConfigNode vision_node(const VisionConfig& config) {
+  if (config.is_siglip()) return siglip_node(config);
   const VisionConfig standard;
   NodeWriter writer;
   writer.always("image_size", config.image_size)
@@ -351,6 +574,18 @@ ConfigNode vision_node(const VisionConfig& config) {
       .unless_default("no_ln_pre", config.no_ln_pre, standard.no_ln_pre)
       .unless_default("final_ln_after_pool", config.final_ln_after_pool, standard.final_ln_after_pool)
       .unless_default("pool_type", config.pool_type, standard.pool_type)
+      .unless_default("ls_init_value", config.ls_init_value)
+      .unless_default("patch_dropout", config.patch_dropout, standard.patch_dropout)
+      .when(config.gelu_tanh, "act_kwargs", tanh_kwargs())
+      .when(config.norm_eps != standard.norm_eps, "norm_kwargs",
+            one_entry("eps", ConfigNode::make_scalar(text_of(config.norm_eps))))
+      .take();
+}
+
+ConfigNode tokenizer_kwargs_node(const TextConfig& config) {
+  return NodeWriter()
+      .unless_default("clean", config.tokenizer_clean, std::string())
+      .unless_default("strip_sep_token", config.tokenizer_strip_sep, false)
       .take();
 }
 
@@ -365,6 +600,16 @@ ConfigNode text_node(const TextConfig& config) {
       .unless_default("mlp_ratio", config.mlp_ratio, standard.mlp_ratio)
       .unless_default("no_causal_mask", config.no_causal_mask, standard.no_causal_mask)
       .unless_default("pool_type", config.pool_type, standard.pool_type)
+      .unless_default("eos_id", config.eos_id)
+      .unless_default("proj_type", config.proj_type, standard.proj_type)
+      .unless_default("proj_bias", config.proj_bias, standard.proj_bias)
+      .unless_default("ls_init_value", config.ls_init_value)
+      .when(config.gelu_tanh, "act_kwargs", tanh_kwargs())
+      .when(config.norm_eps != standard.norm_eps, "norm_kwargs",
+            one_entry("eps", ConfigNode::make_scalar(text_of(config.norm_eps))))
+      .unless_default("hf_tokenizer_name", config.hf_tokenizer_name, standard.hf_tokenizer_name)
+      .when(!config.tokenizer_clean.empty() || config.tokenizer_strip_sep, "tokenizer_kwargs",
+            tokenizer_kwargs_node(config))
       .take();
 }
 
@@ -386,7 +631,7 @@ ModelConfig load_model_config(const ConfigNode& node) {
   const auto file = read_options<ModelFile>(node);
   auto config = file.config;
   config.vision_cfg = file.vision_cfg.resolved();
-  config.text_cfg = file.text_cfg.config;
+  config.text_cfg = file.text_cfg.resolved();
   return config;
 }
 
@@ -400,6 +645,8 @@ ConfigNode to_node(const ModelConfig& config) {
       .always("embed_dim", config.embed_dim)
       .unless_default("quick_gelu", config.quick_gelu, standard.quick_gelu)
       .unless_default("init_logit_scale", config.init_logit_scale, standard.init_logit_scale)
+      .unless_default("init_logit_bias", config.init_logit_bias)
+      .unless_default("custom_text", config.custom_text, standard.custom_text)
       .always("vision_cfg", vision_node(config.vision_cfg))
       .always("text_cfg", text_node(config.text_cfg))
       .take();
@@ -415,6 +662,13 @@ void validate(const ModelConfig& config) {
   if (config.embed_dim < 1) report_in("")("embed_dim", fmt::format("must be at least 1, but is {}", config.embed_dim));
   check_vision(config.vision_cfg, report_in("vision_cfg."));
   check_text(config.text_cfg, report_in("text_cfg."));
+  if (config.text_cfg.proj_type == "none" && config.text_cfg.width != config.embed_dim) {
+    report_in("")("embed_dim", "must be the text's width with proj_type none");
+  }
+  if (config.vision_cfg.is_siglip() && config.vision_cfg.width != config.embed_dim) {
+    report_in("")("embed_dim", fmt::format("must be the SigLIP tower's width {}, but is {}", config.vision_cfg.width,
+                                           config.embed_dim));
+  }
   if (!problems.empty()) throw ConfigError(fmt::format("[model config] {}", fmt::join(problems, "\n")));
 }
 

@@ -22,16 +22,22 @@ TextTransformerImpl::TextTransformerImpl(const TextConfig& config, int64_t embed
     : config_(config) {
   const auto width = config.width;
   positional_embedding = register_parameter("positional_embedding", at::empty({config.context_length, width}, device));
-  text_projection = register_parameter("text_projection", at::empty({width, embed_dim}, device));
+  const bool is_matrix = config.proj_type == "linear" && !config.proj_bias;
+  if (is_matrix) text_projection = register_parameter("text_projection", at::empty({width, embed_dim}, device));
   transformer = register_module("transformer", Transformer(TransformerOptions{.width = width,
                                                                               .layers = config.layers,
                                                                               .heads = config.heads,
                                                                               .mlp_ratio = config.mlp_ratio,
                                                                               .activation = activation,
-                                                                              .causal = !config.no_causal_mask},
+                                                                              .causal = !config.no_causal_mask,
+                                                                              .norm_eps = config.norm_eps,
+                                                                              .ls_init_value = config.ls_init_value},
                                                            device));
   token_embedding = register_module("token_embedding", TokenEmbedding(config.vocab_size, width, device));
-  ln_final = register_module("ln_final", LayerNorm(width, device));
+  ln_final = register_module("ln_final", LayerNorm(width, device, config.norm_eps));
+  if (config.proj_type == "linear" && config.proj_bias) {
+    text_projection_linear = register_module("text_projection", Linear(width, embed_dim, device));
+  }
 }
 
 torch::Tensor TextTransformerImpl::forward(const torch::Tensor& tokens) const {
@@ -39,7 +45,8 @@ torch::Tensor TextTransformerImpl::forward(const torch::Tensor& tokens) const {
   auto ids = tokens;
   auto positions = pooled_positions(tokens);
   // Nothing before the end token sees what is behind it, and only the end token is read.
-  if (tokens.is_cpu() && config_.pool_type == "argmax" && !config_.no_causal_mask && tokens.size(0) > 0) {
+  const bool reads_an_end = config_.pool_type == "argmax" || config_.pool_type == "eos";
+  if (tokens.is_cpu() && reads_an_end && !config_.no_causal_mask && tokens.size(0) > 0) {
     ids = ids.narrow(1, 0, positions.max().item<int64_t>() + 1);
   }
   const auto device = positional_embedding.device();
@@ -48,7 +55,12 @@ torch::Tensor TextTransformerImpl::forward(const torch::Tensor& tokens) const {
 
   auto x = token_embedding->forward(ids) + positional_embedding.narrow(0, 0, ids.size(1));  // [B, T, D]
   x = transformer->forward_pooled(x.to(compute_dtype(x)), positions);                       // [B, D]
-  return ln_final->forward(x).matmul(text_projection);                                      // [B, E]
+  return project(ln_final->forward(x));                                                     // [B, E]
+}
+
+torch::Tensor TextTransformerImpl::project(const torch::Tensor& x) const {
+  if (text_projection_linear) return text_projection_linear->forward(x);
+  return text_projection.defined() ? x.matmul(text_projection) : x;
 }
 
 void TextTransformerImpl::check_tokens(const torch::Tensor& tokens) const {
@@ -66,6 +78,7 @@ void TextTransformerImpl::check_tokens(const torch::Tensor& tokens) const {
 /// The position that is read, of each row. Shapes: tokens [B, T] to [B].
 torch::Tensor TextTransformerImpl::pooled_positions(const torch::Tensor& tokens) const {
   if (config_.pool_type == "argmax") return tokens.argmax(1);
+  if (config_.pool_type == "eos") return tokens.eq(*config_.eos_id).to(at::kInt).argmax(1);
   return at::full({tokens.size(0)}, config_.pool_type == "first" ? 0 : tokens.size(1) - 1, tokens.options());
 }
 
@@ -77,7 +90,11 @@ void TextTransformerImpl::reset_parameters(at::Generator& generator) {
   const double residual_std = attn_std / std::sqrt(2.0 * static_cast<double>(config_.layers));
   token_embedding->weight.normal_(0, 0.02, generator);
   positional_embedding.normal_(0, 0.01, generator);
-  text_projection.normal_(0, attn_std, generator);
+  if (text_projection.defined()) text_projection.normal_(0, attn_std, generator);
+  if (text_projection_linear) {
+    text_projection_linear->weight.normal_(0, attn_std, generator);
+    text_projection_linear->bias.zero_();
+  }
   transformer->reset_parameters(generator);
   for (const auto& block : transformer->blocks()) {
     const auto draw = [&](const torch::Tensor& values, double std) { values.normal_(0, std, generator); };

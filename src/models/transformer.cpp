@@ -41,6 +41,11 @@ torch::Tensor quick_gelu(const torch::Tensor& x) {
   return QuickGelu::apply(x);
 }
 
+torch::Tensor activate(Activation activation, const torch::Tensor& x) {
+  if (activation == Activation::quick_gelu) return quick_gelu(x);
+  return at::gelu(x, activation == Activation::gelu_tanh ? "tanh" : "none");
+}
+
 AttentionImpl::AttentionImpl(const TransformerOptions& options, torch::Device device)
     : heads_(options.heads), causal_(options.causal) {
   in_proj_weight = register_parameter("in_proj_weight", at::empty({3 * options.width, options.width}, device));
@@ -81,8 +86,7 @@ MlpImpl::MlpImpl(const TransformerOptions& options, torch::Device device) : acti
 }
 
 torch::Tensor MlpImpl::forward(const torch::Tensor& x) const {
-  const auto hidden = c_fc->forward(x);
-  return c_proj->forward(activation_ == Activation::gelu ? at::gelu(hidden) : quick_gelu(hidden));
+  return c_proj->forward(activate(activation_, c_fc->forward(x)));
 }
 
 void MlpImpl::reset_parameters(at::Generator& generator) {
@@ -91,22 +95,32 @@ void MlpImpl::reset_parameters(at::Generator& generator) {
 }
 
 ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const TransformerOptions& options, torch::Device device) {
-  ln_1 = register_module("ln_1", LayerNorm(options.width, device));
+  ln_1 = register_module("ln_1", LayerNorm(options.width, device, options.norm_eps));
   attn = register_module("attn", Attention(options, device));
-  ln_2 = register_module("ln_2", LayerNorm(options.width, device));
+  if (options.ls_init_value) {
+    ls_1 = register_module("ls_1", LayerScale(options.width, *options.ls_init_value, device));
+  }
+  ln_2 = register_module("ln_2", LayerNorm(options.width, device, options.norm_eps));
   mlp = register_module("mlp", Mlp(options, device));
+  if (options.ls_init_value) {
+    ls_2 = register_module("ls_2", LayerScale(options.width, *options.ls_init_value, device));
+  }
 }
 
 torch::Tensor ResidualAttentionBlockImpl::forward(const torch::Tensor& x) const {
-  const auto attended = x + attn->forward(ln_1->forward(x));
-  return attended + mlp->forward(ln_2->forward(attended));
+  const auto attended = attn->forward(ln_1->forward(x));
+  return add_mlp(x + (ls_1 ? ls_1->forward(attended) : attended));
+}
+
+torch::Tensor ResidualAttentionBlockImpl::add_mlp(const torch::Tensor& x) const {
+  const auto hidden = mlp->forward(ln_2->forward(x));
+  return x + (ls_2 ? ls_2->forward(hidden) : hidden);
 }
 
 torch::Tensor ResidualAttentionBlockImpl::forward_pooled(const torch::Tensor& x, const torch::Tensor& positions) const {
   const auto normed = ln_1->forward(x);
-  const auto attended =
-      pick_rows(x, positions) + attn->forward_pooled(normed, pick_rows(normed, positions), positions);  // [B, D]
-  return attended + mlp->forward(ln_2->forward(attended));
+  const auto attended = attn->forward_pooled(normed, pick_rows(normed, positions), positions);  // [B, D]
+  return add_mlp(pick_rows(x, positions) + (ls_1 ? ls_1->forward(attended) : attended));
 }
 
 void ResidualAttentionBlockImpl::reset_parameters(at::Generator& generator) {
@@ -114,6 +128,8 @@ void ResidualAttentionBlockImpl::reset_parameters(at::Generator& generator) {
   attn->reset_parameters(generator);
   ln_2->reset_parameters();
   mlp->reset_parameters(generator);
+  if (ls_1) ls_1->reset_parameters();
+  if (ls_2) ls_2->reset_parameters();
 }
 
 TransformerImpl::TransformerImpl(const TransformerOptions& options, torch::Device device) {

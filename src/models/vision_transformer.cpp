@@ -15,15 +15,17 @@ VisionTransformerImpl::VisionTransformerImpl(const VisionConfig& config, int64_t
   positional_embedding = register_parameter("positional_embedding", at::empty({1 + grid * grid, width}, device));
   proj = register_parameter("proj", at::empty({width, embed_dim}, device));
   conv1 = register_module("conv1", PatchEmbedding(config.patch_size, width, device));
-  if (!config.no_ln_pre) ln_pre = register_module("ln_pre", LayerNorm(width, device));
+  if (!config.no_ln_pre) ln_pre = register_module("ln_pre", LayerNorm(width, device, config.norm_eps));
   transformer = register_module("transformer", Transformer(TransformerOptions{.width = width,
                                                                               .layers = config.layers.front(),
                                                                               .heads = config.heads(),
                                                                               .mlp_ratio = config.mlp_ratio,
                                                                               .activation = activation,
-                                                                              .causal = false},
+                                                                              .causal = false,
+                                                                              .norm_eps = config.norm_eps,
+                                                                              .ls_init_value = config.ls_init_value},
                                                            device));
-  ln_post = register_module("ln_post", LayerNorm(width, device));
+  ln_post = register_module("ln_post", LayerNorm(width, device, config.norm_eps));
 }
 
 torch::Tensor VisionTransformerImpl::forward(const torch::Tensor& images) {
@@ -33,15 +35,17 @@ torch::Tensor VisionTransformerImpl::forward(const torch::Tensor& images) {
 
 torch::Tensor VisionTransformerImpl::embed(const torch::Tensor& images) const {
   auto x = conv1->forward(images);  // [B, P, D]
-  const auto class_token = class_embedding.to(x.scalar_type()).expand({x.size(0), 1, -1});
-  x = at::cat({class_token, x}, 1) + positional_embedding.to(x.scalar_type());  // [B, 1 + P, D]
+  const auto positions = positional_embedding.to(x.scalar_type());
+  const auto class_token = class_embedding.to(x.scalar_type()) + positions[0];
+  x = drop_patches(x + positions.slice(0, 1), config_.patch_dropout);  // [B, K, D], K <= P
+  x = at::cat({class_token.expand({x.size(0), 1, -1}), x}, 1);         // [B, 1 + K, D]
   return ln_pre ? ln_pre->forward(x) : x;
 }
 
-/// Shapes: x [B, 1 + P, D], before the blocks, to [B, D].
+/// Shapes: x [B, 1 + K, D], before the blocks, to [B, D].
 torch::Tensor VisionTransformerImpl::pool(const torch::Tensor& x) const {
   if (config_.pool_type == "tok") return ln_post->forward(transformer->forward_pooled(x, {}));
-  const auto patches = transformer->forward(x).slice(1, 1);  // [B, P, D]
+  const auto patches = transformer->forward(x).slice(1, 1);  // [B, K, D]
   return config_.final_ln_after_pool ? ln_post->forward(patches.mean(1)) : ln_post->forward(patches).mean(1);
 }
 

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <ATen/core/Generator.h>
 #include <torch/nn/module.h>
@@ -8,6 +12,7 @@
 #include <torch/types.h>
 
 #include "contrastive/core/export.h"
+#include "contrastive/core/lazy_tensor.h"
 #include "contrastive/core/safetensors.h"
 #include "contrastive/models/image_tower.h"
 #include "contrastive/models/model_config.h"
@@ -15,19 +20,20 @@
 
 namespace contrastive::models {
 
-/// What the loss needs; gradients flow through all three.
+/// What the loss needs; gradients flow through all of it.
 struct ClipOutput {
   torch::Tensor image_features;  ///< [B, E], L2-normalised rows, fp32
   torch::Tensor text_features;   ///< [B, E], L2-normalised rows, fp32
   torch::Tensor logit_scale;     ///< [], already exponentiated
+  torch::Tensor logit_bias;      ///< [], or undefined if the model has none
 };
 
 /// An image tower, a text tower and the logit scale.
 ///
 /// Construction takes memory for the parameters but does not set them: call reset_parameters or load_state.
-/// In state() and its like the names are open_clip's: `visual.` before the image tower's, nothing before the text
-/// tower's, in the order of open_clip's state_dict() and named_parameters(). (Inside torch::nn::Module the text tower
-/// is registered as "text".)
+/// In state() and its like the names are open_clip's: `visual.` before the image tower's, nothing (or `text.` with
+/// custom_text) before the text tower's, in the order of open_clip's state_dict() and named_parameters(). (Inside
+/// torch::nn::Module the text tower is registered as "text".)
 /// Source: Radford et al. 2021, figure 3.
 class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
  public:
@@ -52,9 +58,13 @@ class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
   /// Parameters that require a gradient, by name.
   NamedTensors named_trainable() const;
 
-  /// Copies values in; dtypes are converted. A missing `num_batches_tracked` counts as 0 and a logit_scale of shape [1]
-  /// as a scalar, as published files have both; anything else must match exactly, else nothing is changed.
+  /// Copies values in, one tensor at a time; dtypes are converted. A missing `num_batches_tracked` counts as 0 and a
+  /// logit_scale or logit_bias of shape [1] as a scalar, as published files have both; anything else must match
+  /// exactly, else nothing is changed. Tensors for which `may_be_missing` is true keep their values if the file has
+  /// none for them. Returns: the names of these.
   /// Throws: CheckpointError that lists every missing, unexpected and mis-shaped tensor.
+  std::vector<std::string> load_state(const std::vector<LazyTensor>& tensors,
+                                      const std::function<bool(const std::string&)>& may_be_missing = {});
   void load_state(const NamedTensors& tensors);
 
   /// Moves logit_scale into [0, ln 100]: call after each optimiser step.
@@ -65,11 +75,27 @@ class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
   std::shared_ptr<ImageTowerImpl> visual;
   TextTransformer text{nullptr};
   torch::Tensor logit_scale;  ///< [], log of the scale
+  torch::Tensor logit_bias;   ///< []; undefined without init_logit_bias
 
  private:
+  /// In open_clip's order, which differs with custom_text.
+  std::vector<std::pair<std::string, std::shared_ptr<torch::nn::Module>>> text_children() const;
+
   ModelConfig config_;
 };
 TORCH_MODULE(ClipModel);
+
+/// A model's tensors, not read yet, as a file should hold them.
+struct CompleteState {
+  std::vector<LazyTensor> tensors;   ///< in the order of ClipModel::state()
+  std::vector<std::string> missing;  ///< those that were missing and may be
+};
+
+/// Checks tensors (open_clip's names) against a config as ClipModel::load_state does, without taking memory for them,
+/// and puts them in order; missing counters become zeros.
+/// Throws: CheckpointError that lists every missing, unexpected and mis-shaped tensor.
+CONTRASTIVE_API CompleteState complete_state(const ModelConfig& config, const std::vector<LazyTensor>& tensors,
+                                             const std::function<bool(const std::string&)>& may_be_missing = {});
 
 /// Rows divided by their L2 norm (at least 1e-12), in fp32 unless the input is fp64.
 CONTRASTIVE_API torch::Tensor l2_normalize(const torch::Tensor& features);

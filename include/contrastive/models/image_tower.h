@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include <ATen/core/Generator.h>
 #include <torch/nn/module.h>
@@ -20,6 +22,12 @@ class CONTRASTIVE_API ImageTowerImpl : public torch::nn::Module {
   /// Draws every parameter anew from the generator.
   virtual void reset_parameters(at::Generator& generator) = 0;
 
+  /// The name in published checkpoints of a tensor that this module calls `name`.
+  virtual std::string checkpoint_name(const std::string& name) const { return name; }
+
+  /// Seeds what a training step draws at random (patch dropout), so that it can be repeated.
+  void seed_step(uint64_t seed) { step_seed_ = seed; }
+
   int64_t image_size() const { return image_size_; }
 
  protected:
@@ -28,8 +36,14 @@ class CONTRASTIVE_API ImageTowerImpl : public torch::nn::Module {
   /// Throws: Error unless images is a floating point [B, 3, image_size, image_size].
   void check_images(const torch::Tensor& images) const;
 
+  /// Patch dropout: of every sample another random share of the tokens, `share` of them left out (at least one stays).
+  /// Nothing happens outside of training. Shapes: patches [B, P, D] to [B, K, D].
+  /// Source: Li et al. 2022 (FLIP), arXiv 2212.00794; the number kept is open_clip's.
+  torch::Tensor drop_patches(const torch::Tensor& patches, double share) const;
+
  private:
   int64_t image_size_;
+  uint64_t step_seed_ = 0;
 };
 
 /// The tower a config describes. The config must be valid.

@@ -24,17 +24,35 @@ class CONTRASTIVE_API LinearImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Linear);
 
-/// Layer normalisation over the last dimension, eps 1e-5. The result has the dtype of x; statistics are fp32 at least.
+/// Layer normalisation over the last dimension. The result has the dtype of x; statistics are fp32 at least.
 class CONTRASTIVE_API LayerNormImpl : public torch::nn::Module {
  public:
-  LayerNormImpl(int64_t width, torch::Device device);
+  LayerNormImpl(int64_t width, torch::Device device, double eps = 1e-5);
 
   torch::Tensor forward(const torch::Tensor& x) const;
   void reset_parameters();
 
   torch::Tensor weight, bias;
+
+ private:
+  double eps_;
 };
 TORCH_MODULE(LayerNorm);
+
+/// A learned factor for each channel (Touvron et al. 2021, "Going deeper with Image Transformers", LayerScale).
+class CONTRASTIVE_API LayerScaleImpl : public torch::nn::Module {
+ public:
+  LayerScaleImpl(int64_t width, double initial_value, torch::Device device);
+
+  torch::Tensor forward(const torch::Tensor& x) const;
+  void reset_parameters();
+
+  torch::Tensor gamma;  ///< [width]
+
+ private:
+  double initial_value_;
+};
+TORCH_MODULE(LayerScale);
 
 /// Square 2-d convolution without bias. Shapes: x [B, in, H, W], weight [out, in, k, k].
 class CONTRASTIVE_API Conv2dImpl : public torch::nn::Module {
@@ -52,16 +70,17 @@ class CONTRASTIVE_API Conv2dImpl : public torch::nn::Module {
 TORCH_MODULE(Conv2d);
 
 /// Cuts images into patches and projects each: a convolution whose stride is its kernel, done as one matrix product.
-/// Shapes: images [B, 3, H, W] to [B, (H / p)(W / p), width], row-major; weight [width, 3, p, p].
+/// Rows and columns beyond the last whole patch are left out.
+/// Shapes: images [B, 3, H, W] to [B, (H / p)(W / p), width], row-major; weight [width, 3, p, p], bias [width] or none.
 /// No gradient flows to the images.
 class CONTRASTIVE_API PatchEmbeddingImpl : public torch::nn::Module {
  public:
-  PatchEmbeddingImpl(int64_t patch_size, int64_t width, torch::Device device);
+  PatchEmbeddingImpl(int64_t patch_size, int64_t width, torch::Device device, bool has_bias = false);
 
   torch::Tensor forward(const torch::Tensor& images) const;
   void reset_parameters(at::Generator& generator);
 
-  torch::Tensor weight;
+  torch::Tensor weight, bias;
 };
 TORCH_MODULE(PatchEmbedding);
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,9 +21,17 @@ struct VisionConfig {
   int64_t image_size = 224;
   bool no_ln_pre = false;
   bool final_ln_after_pool = false;
-  std::string pool_type = "tok";  ///< "tok": the class token; "avg": mean of the patch tokens, without it
+  std::string pool_type = "tok";             ///< "tok": the class token; "avg": mean of the patch tokens, without it
+  std::optional<double> ls_init_value = {};  ///< LayerScale in every block, with this start value
+  double patch_dropout = 0;                  ///< share of a sample's patches left out of a training step, in [0, 1)
+  bool gelu_tanh = false;                    ///< act_kwargs: {approximate: tanh}
+  double norm_eps = 1e-5;                    ///< norm_kwargs: {eps: ...}
+  std::string timm_model_name = {};  ///< a SigLIP tower (MAP head, no class token) by its name in timm; "": CLIP's own
 
   CONTRASTIVE_API bool is_resnet() const;
+
+  /// A ViT with SigLIP's attention pool instead of a class token.
+  bool is_siglip() const { return !timm_model_name.empty(); }
 
   /// Attention heads: of every ViT block, or of the ResNet's attention pool.
   CONTRASTIVE_API int64_t heads() const;
@@ -42,8 +51,20 @@ struct TextConfig {
   int64_t layers = 12;
   double mlp_ratio = 4.0;
   bool no_causal_mask = false;
-  std::string pool_type =
-      "argmax";  ///< position that is read: "argmax" (highest id, CLIP's end token), "first", "last"
+  /// Position that is read: "argmax" (highest id, CLIP's end token), "first", "last", "eos" (the first eos_id).
+  std::string pool_type = "argmax";
+  std::optional<int64_t> eos_id = {};
+  std::string proj_type = "linear";  ///< "linear", or "none": the width is the embedding's
+  bool proj_bias = false;
+  std::optional<double> ls_init_value = {};
+  bool gelu_tanh = false;
+  double norm_eps = 1e-5;
+  std::string hf_tokenizer_name = {};  ///< "": CLIP's byte pairs
+  std::string tokenizer_clean = {};    ///< tokenizer_kwargs: {clean: ...}
+  bool tokenizer_strip_sep = false;    ///< tokenizer_kwargs: {strip_sep_token: ...}
+
+  /// Whether features stay the same when a row's padding is cut off: nothing that is read comes after or sees it.
+  bool may_cut_padding() const { return !no_causal_mask && pool_type != "last"; }
 
   bool operator==(const TextConfig&) const = default;
 };
@@ -55,6 +76,8 @@ struct ModelConfig {
   TextConfig text_cfg;
   bool quick_gelu = false;
   double init_logit_scale = 2.6592600369327779;  ///< log of the scale: ln(1 / 0.07)
+  std::optional<double> init_logit_bias = {};    ///< SigLIP's bias; none: the model has no bias
+  bool custom_text = false;                      ///< text parameters are named `text.`...; nothing else
 
   bool operator==(const ModelConfig&) const = default;
 };

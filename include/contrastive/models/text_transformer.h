@@ -25,9 +25,9 @@ class CONTRASTIVE_API TokenEmbeddingImpl : public torch::nn::Module {
 TORCH_MODULE(TokenEmbedding);
 
 /// CLIP's text tower. Member names are the checkpoint's.
-/// Where tokens after the end token can't matter (causal, pooled by argmax) and the tokens are in CPU memory, the batch
-/// is cut at its longest caption: the same features, less work.
-/// Source: Radford et al. 2021, section 2.4, and the released model code.
+/// Where tokens after the end token can't matter (causal, pooled by argmax or at eos_id) and the tokens are in CPU
+/// memory, the batch is cut at its longest caption: the same features, less work. Source: Radford et al. 2021,
+/// section 2.4, and the released model code.
 class CONTRASTIVE_API TextTransformerImpl : public torch::nn::Module {
  public:
   TextTransformerImpl(const TextConfig& config, int64_t embed_dim, Activation activation, torch::Device device);
@@ -39,14 +39,16 @@ class CONTRASTIVE_API TextTransformerImpl : public torch::nn::Module {
   void reset_parameters(at::Generator& generator);
 
   torch::Tensor positional_embedding;  ///< [context_length, D]
-  torch::Tensor text_projection;       ///< [D, E]
+  torch::Tensor text_projection;       ///< [D, E]; undefined with proj_type none or proj_bias
   Transformer transformer{nullptr};
   TokenEmbedding token_embedding{nullptr};
   LayerNorm ln_final{nullptr};
+  Linear text_projection_linear{nullptr};  ///< registered as text_projection, with proj_bias only
 
  private:
   void check_tokens(const torch::Tensor& tokens) const;
   torch::Tensor pooled_positions(const torch::Tensor& tokens) const;
+  torch::Tensor project(const torch::Tensor& x) const;
 
   TextConfig config_;
 };

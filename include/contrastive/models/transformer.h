@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include <torch/nn/module.h>
@@ -12,7 +13,17 @@
 
 namespace contrastive::models {
 
-enum class Activation { gelu, quick_gelu };
+/// The exact GELU, its approximation by tanh (Hendrycks & Gimpel 2016), and x * sigmoid(1.702 x).
+enum class Activation { gelu, gelu_tanh, quick_gelu };
+
+/// The activation of an open_clip config: quick_gelu wins over act_kwargs.
+inline Activation activation_of(bool quick_gelu, bool gelu_tanh) {
+  if (quick_gelu) return Activation::quick_gelu;
+  return gelu_tanh ? Activation::gelu_tanh : Activation::gelu;
+}
+
+/// Shapes: any, to the same.
+CONTRASTIVE_API torch::Tensor activate(Activation activation, const torch::Tensor& x);
 
 /// x * sigmoid(1.702 x), OpenAI's approximation of GELU.
 CONTRASTIVE_API torch::Tensor quick_gelu(const torch::Tensor& x);
@@ -24,6 +35,8 @@ struct TransformerOptions {
   double mlp_ratio = 4.0;
   Activation activation = Activation::gelu;
   bool causal = false;  ///< a token sees itself and what stands before it
+  double norm_eps = 1e-5;
+  std::optional<double> ls_init_value = {};  ///< LayerScale after attention and MLP, with this start value
 
   int64_t mlp_width() const { return static_cast<int64_t>(static_cast<double>(width) * mlp_ratio); }
 };
@@ -69,7 +82,7 @@ class CONTRASTIVE_API MlpImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Mlp);
 
-/// Pre-LN block: x += attn(ln_1(x)); x += mlp(ln_2(x)).
+/// Pre-LN block: x += ls_1(attn(ln_1(x))); x += ls_2(mlp(ln_2(x))), each ls only if the options ask for it.
 class CONTRASTIVE_API ResidualAttentionBlockImpl : public torch::nn::Module {
  public:
   ResidualAttentionBlockImpl(const TransformerOptions& options, torch::Device device);
@@ -85,8 +98,13 @@ class CONTRASTIVE_API ResidualAttentionBlockImpl : public torch::nn::Module {
 
   LayerNorm ln_1{nullptr};
   Attention attn{nullptr};
+  LayerScale ls_1{nullptr};
   LayerNorm ln_2{nullptr};
   Mlp mlp{nullptr};
+  LayerScale ls_2{nullptr};
+
+ private:
+  torch::Tensor add_mlp(const torch::Tensor& x) const;
 };
 TORCH_MODULE(ResidualAttentionBlock);
 

@@ -8,6 +8,9 @@
 
 #include "contrastive/core/config_node.h"
 #include "contrastive/core/error.h"
+#include "contrastive/core/file.h"
+
+#include "tests/support/paths.h"
 
 namespace contrastive::models {
 namespace {
@@ -66,16 +69,58 @@ TEST(ModelConfigTest, UnknownFieldsAreErrorsWithTheNearestName) {
 
 TEST(ModelConfigTest, UnsupportedFieldsOfOpenClipAreNamed) {
   expect_error(with_vision(R"("timm_model_name": "convnext_base")"),
-               "vision_cfg.timm_model_name: not supported by this version");
-  expect_error(with_vision(R"("patch_dropout": 0.5)"),
-               "vision_cfg.patch_dropout: not supported by this version (only 0)");
-  expect_error(with_vision(R"("ls_init_value": 0.1)"), "vision_cfg.ls_init_value");
+               "vision_cfg.timm_model_name: 'convnext_base' is not supported by this version");
+  expect_error(with_vision(R"("timm_model_name": "vit_base_patch16_siglip_gap_224")"),
+               "is not supported by this version");
+  expect_error(with_vision(R"("timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "avg")"),
+               "vision_cfg.timm_pool: expected map");
   expect_error(with_vision(R"("attentional_pool": true)"), "vision_cfg.attentional_pool");
-  expect_error(with_vision(R"("act_kwargs": {"approximate": "tanh"})"), "vision_cfg.act_kwargs");
+  expect_error(with_vision(R"("timm_drop": 0.1)"), "vision_cfg.timm_drop: not supported by this version (only 0)");
+  expect_error(with_vision(R"("act_kwargs": {"approximate": "sigmoid"})"), "vision_cfg.act_kwargs.approximate");
+  expect_error(with_vision(R"("norm_kwargs": {"epsilon": 1e-6})"), "vision_cfg.norm_kwargs.epsilon: unknown key");
   expect_error(with_text(R"("hf_model_name": "roberta-base")"), "text_cfg.hf_model_name");
   expect_error(with_text(R"("embed_cls": true)"), "text_cfg.embed_cls");
-  expect_error(R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}, "custom_text": true})", "custom_text");
-  expect_error(R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}, "init_logit_bias": -10})", "init_logit_bias");
+  expect_error(R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {"width": 8}})",
+               "multimodal_cfg");
+}
+
+TEST(ModelConfigTest, ReadsLayerScalePatchDropoutAndTheKindsOfNormAndActivation) {
+  const auto config = parse(with_vision(
+      R"("ls_init_value": 1e-4, "patch_dropout": 0.5, "act_kwargs": {"approximate": "tanh"}, "norm_kwargs": {"eps": 1e-6})"));
+  EXPECT_EQ(config.vision_cfg.ls_init_value, 1e-4);
+  EXPECT_EQ(config.vision_cfg.patch_dropout, 0.5);
+  EXPECT_TRUE(config.vision_cfg.gelu_tanh);
+  EXPECT_EQ(config.vision_cfg.norm_eps, 1e-6);
+  EXPECT_EQ(parse(to_json(to_node(config))), config);
+  expect_error(with_vision(R"("layers": [1, 1, 1, 1], "patch_dropout": 0.5)"), "a ResNet has no");
+  expect_error(with_vision(R"("patch_dropout": 1.0)"), "vision_cfg.patch_dropout");
+}
+
+TEST(ModelConfigTest, ASiglipTowerTakesItsSizesFromItsName) {
+  const std::string head = R"({"embed_dim": 1152, "init_logit_bias": -10, "custom_text": true, "vision_cfg": {
+    "image_size": 384, "timm_model_name": "vit_so400m_patch14_siglip_384", "timm_model_pretrained": false,
+    "timm_pool": "map", "timm_proj": "none")";
+  const auto config = parse(head + R"(}, "text_cfg": {"width": 1152, "heads": 16, "proj_bias": true,
+    "norm_kwargs": {"eps": 1e-6}, "pool_type": "last", "no_causal_mask": true, "hf_tokenizer_name": "a/b",
+    "tokenizer_kwargs": {"clean": "canonicalize"}}})");
+  EXPECT_EQ(config.vision_cfg.width, 1152);
+  EXPECT_EQ(config.vision_cfg.layers, std::vector<int64_t>{27});
+  EXPECT_EQ(config.vision_cfg.heads(), 16);
+  EXPECT_EQ(config.vision_cfg.patch_size, 14);
+  EXPECT_FALSE(config.vision_cfg.gelu_tanh);
+  EXPECT_EQ(config.init_logit_bias, -10);
+  EXPECT_EQ(config.text_cfg.tokenizer_clean, "canonicalize");
+  EXPECT_EQ(parse(to_json(to_node(config))), config);
+  expect_error(head + R"(, "timm_model_kwargs": {"embed_dim": 64, "num_heads": 2}}, "text_cfg": {}})",
+               "embed_dim: must be the SigLIP tower's width 64, but is 1152");
+}
+
+TEST(ModelConfigTest, TextMayBePooledAtItsOwnEndToken) {
+  expect_error(with_text(R"("pool_type": "eos")"), "text_cfg.eos_id: pool_type eos needs the id it pools at");
+  const auto config = parse(with_text(R"("pool_type": "eos", "eos_id": 2)"));
+  EXPECT_EQ(config.text_cfg.eos_id, 2);
+  EXPECT_EQ(parse(to_json(to_node(config))), config);
+  expect_error(with_text(R"("proj_type": "none")"), "embed_dim: must be the text's width 512 with proj_type none");
 }
 
 TEST(ModelConfigTest, UnsupportedFieldsMayHaveTheValueThatSwitchesThemOff) {
@@ -97,7 +142,7 @@ TEST(ModelConfigTest, InconsistentSizesAreErrors) {
   expect_error(with_vision(R"("image_size": [224, 336])"), "only square images are supported");
   expect_error(with_vision(R"("patch_size": null)"), "vision_cfg.patch_size: a ViT needs one");
   expect_error(with_text(R"("heads": 7)"), "text_cfg.heads: 7 don't divide the width 512");
-  expect_error(with_text(R"("pool_type": "eos")"), "text_cfg.pool_type");
+  expect_error(with_text(R"("pool_type": "mean")"), "text_cfg.pool_type");
   expect_error(R"({"vision_cfg": {}, "text_cfg": {}})", "embed_dim");
 }
 
@@ -155,6 +200,17 @@ TEST(ModelConfigTest, ParameterCountsOfTheNineReleasedModelsAreExact) {
   EXPECT_EQ(count({12}, 768, 224, 16, 512, 512), 149620737);
   EXPECT_EQ(count({24}, 1024, 224, 14, 768, 768), 427616513);
   EXPECT_EQ(count({24}, 1024, 336, 14, 768, 768), 427944193);
+}
+
+// Of open_clip's own classes: tests/fixtures/models/make_parameter_counts.py.
+TEST(ModelConfigTest, ParameterCountsOfTheShippedConfigsAreThoseOfOpenClip) {
+  const auto counts = load_config(test::own_fixtures_dir() / "models" / "parameter_counts.json");
+  ASSERT_FALSE(counts.entries.empty());
+  for (const auto& entry : counts.entries) {
+    const auto config = model_config_from_file(find_resource("configs/models/" + entry.key + ".json"));
+    EXPECT_EQ(std::to_string(parameter_count(config)), entry.value.scalar) << entry.key;
+    EXPECT_EQ(parse(to_json(to_node(config))), config) << entry.key;
+  }
 }
 
 }  // namespace
