@@ -98,6 +98,13 @@ MappedFile::MappedFile(const fs::path& file) {
   bytes_ = {static_cast<const uint8_t*>(address), size};
 }
 
+void MappedFile::release(size_t offset, size_t size) const noexcept {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto start = reinterpret_cast<uintptr_t>(bytes_.data()) + offset;
+  const auto begin = (start + page - 1) / page * page, end = (start + size) / page * page;
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // only advice
+}
+
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) ::munmap(const_cast<uint8_t*>(bytes_.data()), bytes_.size());
 }

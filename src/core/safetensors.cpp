@@ -184,7 +184,9 @@ void order_entries(std::vector<Entry>& entries, uint64_t data_bytes, const Heade
   }
 }
 
-torch::Tensor view(const std::shared_ptr<MappedFile>& mapping, uint64_t offset, const Entry& entry) {
+/// `release`: the pages leave memory with the tensor.
+torch::Tensor view(const std::shared_ptr<const MappedFile>& mapping, uint64_t offset, const Entry& entry,
+                   bool release) {
   const auto options = at::TensorOptions().dtype(entry.dtype);
   if (entry.begin == entry.end) return at::empty(entry.shape, options);
   auto* data = const_cast<uint8_t*>(mapping->bytes().data()) + offset;
@@ -192,8 +194,10 @@ torch::Tensor view(const std::shared_ptr<MappedFile>& mapping, uint64_t offset, 
     return at::from_blob(data, entry.shape, at::TensorOptions().dtype(at::kByte)).ne(0);
   }
   if (offset % c10::elementSize(entry.dtype) == 0) {
-    return at::from_blob(
-        data, entry.shape, [mapping](void*) {}, options);
+    const auto forget = [mapping, release, offset, size = entry.end - entry.begin](void*) {
+      if (release) mapping->release(offset, size);
+    };
+    return at::from_blob(data, entry.shape, forget, options);
   }
   auto copy = at::empty(entry.shape, options);  // a foreign writer may have left the header unaligned
   std::memcpy(copy.data_ptr(), data, entry.end - entry.begin);
@@ -208,21 +212,26 @@ const char* dtype_name(const std::string& where, const std::string& name, at::Sc
                                     c10::toString(dtype)));
 }
 
-std::string make_header(const std::string& where, const NamedTensors& tensors,
+uint64_t bytes_of(const LazyTensor& tensor) {
+  int64_t bytes = static_cast<int64_t>(c10::elementSize(tensor.dtype));
+  for (const auto size : tensor.shape) bytes *= size;
+  return static_cast<uint64_t>(bytes);
+}
+
+std::string make_header(const std::string& where, const std::vector<LazyTensor>& tensors,
                         const std::map<std::string, std::string>& metadata) {
   json header = json::object();
   if (!metadata.empty()) header[kMetadataKey] = metadata;
   uint64_t position = 0;
-  for (const auto& [name, tensor] : tensors) {
+  for (const auto& tensor : tensors) {
+    const auto& name = tensor.name;
     if (name == kMetadataKey) {
       throw CheckpointError(fmt::format("[{}] a tensor can't be named '{}', the format's own word", where, name));
     }
-    if (!tensor.defined()) throw CheckpointError(fmt::format("[{}] tensor '{}' is undefined", where, name));
     if (header.contains(name)) throw CheckpointError(fmt::format("[{}] tensor '{}' is given twice", where, name));
-    const uint64_t end = position + static_cast<uint64_t>(tensor.nbytes());
-    header[name] = {{"dtype", dtype_name(where, name, tensor.scalar_type())},
-                    {"shape", tensor.sizes().vec()},
-                    {"data_offsets", {position, end}}};
+    const uint64_t end = position + bytes_of(tensor);
+    header[name] = {
+        {"dtype", dtype_name(where, name, tensor.dtype)}, {"shape", tensor.shape}, {"data_offsets", {position, end}}};
     position = end;
   }
   std::string text;
@@ -237,17 +246,30 @@ std::string make_header(const std::string& where, const NamedTensors& tensors,
 
 }  // namespace
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : where_(file.string()) {
-  std::shared_ptr<MappedFile> mapping;
+struct SafetensorsFile::Content {
+  std::string where;
+  std::shared_ptr<const MappedFile> mapping;
+  uint64_t data_begin = 0;
+  std::map<std::string, Entry> entries;
+
+  torch::Tensor tensor(const std::string& name, bool release) const {
+    const auto found = entries.find(name);
+    if (found == entries.end()) throw CheckpointError(fmt::format("[{}] has no tensor '{}'", where, name));
+    return view(mapping, data_begin + found->second.begin, found->second, release);
+  }
+};
+
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) {
+  auto content = std::make_shared<Content>();
+  content->where = file.string();
   try {
-    mapping = std::make_shared<MappedFile>(file);
+    content->mapping = std::make_shared<MappedFile>(file);
   } catch (const Error& error) {
     throw CheckpointError(error.what());
   }
-  const HeaderReader reader(where_, mapping->bytes());
-  uint64_t data_begin = 0;
-  const auto header = reader.parse(data_begin);
-  const uint64_t data_bytes = mapping->bytes().size() - data_begin;
+  const HeaderReader reader(content->where, content->mapping->bytes());
+  const auto header = reader.parse(content->data_begin);
+  const uint64_t data_bytes = content->mapping->bytes().size() - content->data_begin;
   std::vector<Entry> entries;
   for (const auto& [name, value] : header.items()) {
     if (name == kMetadataKey) {
@@ -263,23 +285,44 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& file) : where_(fil
   order_entries(entries, data_bytes, reader);
   for (const auto& entry : entries) {
     names_.push_back(entry.name);
-    tensors_.emplace(entry.name, view(mapping, data_begin + entry.begin, entry));
+    content->entries.emplace(entry.name, entry);
   }
+  content_ = std::move(content);
+}
+
+bool SafetensorsFile::contains(const std::string& name) const {
+  return content_->entries.contains(name);
 }
 
 torch::Tensor SafetensorsFile::tensor(const std::string& name) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end()) throw CheckpointError(fmt::format("[{}] has no tensor '{}'", where_, name));
-  return found->second;
+  return content_->tensor(name, /*release=*/false);
 }
 
 NamedTensors SafetensorsFile::tensors() const {
   NamedTensors all;
-  for (const auto& name : names_) all.emplace_back(name, tensors_.at(name));
+  for (const auto& name : names_) all.emplace_back(name, tensor(name));
+  return all;
+}
+
+std::vector<LazyTensor> SafetensorsFile::lazy_tensors() const {
+  std::vector<LazyTensor> all;
+  for (const auto& name : names_) {
+    const auto& entry = content_->entries.at(name);
+    all.push_back({name, entry.dtype, entry.shape,
+                   [content = content_, name] { return content->tensor(name, /*release=*/true); }});
+  }
   return all;
 }
 
 std::string write_safetensors(const std::filesystem::path& file, const NamedTensors& tensors,
+                              const std::map<std::string, std::string>& metadata) {
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.defined()) throw CheckpointError(fmt::format("[{}] tensor '{}' is undefined", file.string(), name));
+  }
+  return write_safetensors(file, lazy(tensors), metadata);
+}
+
+std::string write_safetensors(const std::filesystem::path& file, const std::vector<LazyTensor>& tensors,
                               const std::map<std::string, std::string>& metadata) {
   const auto header = make_header(file.string(), tensors, metadata);
   const auto header_bytes = static_cast<uint64_t>(header.size());
@@ -293,8 +336,9 @@ std::string write_safetensors(const std::filesystem::path& file, const NamedTens
     };
     put(&header_bytes, sizeof(header_bytes));
     put(header.data(), header.size());
-    for (const auto& [name, tensor] : tensors) {
-      const auto plain = tensor.detach().cpu().contiguous();
+    for (const auto& tensor : tensors) {
+      const auto plain = tensor.load().detach().cpu().contiguous();
+      CONTRASTIVE_INTERNAL_ASSERT(plain.scalar_type() == tensor.dtype && plain.sizes() == tensor.shape);
       put(plain.const_data_ptr(), static_cast<size_t>(plain.nbytes()));
     }
     writer.commit();

@@ -32,6 +32,9 @@ class CONTRASTIVE_API MappedFile {
 
   std::span<const uint8_t> bytes() const { return bytes_; }
 
+  /// Gives the memory of whole pages in [offset, offset + size) back; they are read again when looked at.
+  void release(size_t offset, size_t size) const noexcept;
+
  private:
   std::span<const uint8_t> bytes_;
 };
