@@ -85,11 +85,19 @@ std::vector<uint8_t> bytes_in_id_order() {
   return order;
 }
 
-/// How the merges file writes each byte: printable ones as U+00xx, the others as U+0100 upwards.
-std::unordered_map<char32_t, uint8_t> bytes_by_character() {
-  std::unordered_map<char32_t, uint8_t> bytes;
+/// How the merges file writes bytes, in the order of their ids: printable ones as U+00xx, the others as U+0100 upwards.
+std::u32string byte_characters() {
+  std::u32string characters;
   char32_t next = 0x100;
-  for (const uint8_t byte : bytes_in_id_order()) bytes[is_printable(byte) ? byte : next++] = byte;
+  for (const uint8_t byte : bytes_in_id_order()) characters += is_printable(byte) ? char32_t{byte} : next++;
+  return characters;
+}
+
+std::unordered_map<char32_t, uint8_t> bytes_by_character() {
+  const auto order = bytes_in_id_order();
+  const auto characters = byte_characters();
+  std::unordered_map<char32_t, uint8_t> bytes;
+  for (size_t i = 0; i < order.size(); ++i) bytes[characters[i]] = order[i];
   return bytes;
 }
 
@@ -138,12 +146,26 @@ struct Symbols {
 
 }  // namespace
 
-BytePairs::BytePairs(const std::filesystem::path& merges_file)
-    : byte_ids_(256), merges_(kTableSize, {kNoPair, -1}), whole_words_(kTableSize, -1) {
+std::vector<std::string> read_merge_lines(const std::filesystem::path& merges_file) {
   const auto text = read_merges_file(merges_file.string());
   check_digest(text, merges_file.string());
+  std::string_view rest = text;
+  take_until(rest, '\n');  // the version
+  std::vector<std::string> lines;
+  for (int i = 0; i < kUsedMerges; ++i) lines.emplace_back(take_until(rest, '\n'));
+  return lines;
+}
+
+std::vector<std::string> byte_spellings() {
+  std::vector<std::string> spellings;
+  for (const char32_t character : byte_characters()) append_utf8(spellings.emplace_back(), character);
+  return spellings;
+}
+
+BytePairs::BytePairs(const std::filesystem::path& merges_file)
+    : byte_ids_(256), merges_(kTableSize, {kNoPair, -1}), whole_words_(kTableSize, -1) {
   add_byte_symbols();
-  add_merges(text, merges_file.string());
+  add_merges(read_merge_lines(merges_file), merges_file.string());
   index_whole_words();
 }
 
@@ -156,7 +178,7 @@ void BytePairs::add_byte_symbols() {
   }
 }
 
-void BytePairs::add_merges(std::string_view text, const std::string& file) {
+void BytePairs::add_merges(const std::vector<std::string>& lines, const std::string& file) {
   const auto byte_of = bytes_by_character();
   const auto to_bytes = [&](std::string_view symbol) {
     std::string bytes;
@@ -166,9 +188,8 @@ void BytePairs::add_merges(std::string_view text, const std::string& file) {
   std::unordered_map<std::string, int32_t> ids;
   for (int32_t id = 0; id < size(); ++id) ids.emplace(bytes_[static_cast<size_t>(id)], id);
 
-  take_until(text, '\n');  // the version
-  for (int i = 0; i < kUsedMerges; ++i) {
-    auto line = take_until(text, '\n');
+  for (size_t i = 0; i < lines.size(); ++i) {
+    std::string_view line = lines[i];
     const auto left = ids.find(to_bytes(take_until(line, ' ')));
     const auto right = ids.find(to_bytes(line));
     if (left == ids.end() || right == ids.end()) {

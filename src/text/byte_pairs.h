@@ -9,6 +9,13 @@
 
 namespace contrastive::text {
 
+/// The lines of CLIP's merges file that are in use ("i n", ...), checked, in the order of their ids.
+/// Throws: DataError if the file can't be read or is not CLIP's merges file.
+std::vector<std::string> read_merge_lines(const std::filesystem::path& merges_file);
+
+/// How the merges file writes the bytes, in the order of their ids: UTF-8 of one printable character each.
+std::vector<std::string> byte_spellings();
+
 /// CLIP's vocabulary and its merge rules: bytes of one word to ids, and ids back to bytes. Immutable, so thread-safe.
 /// Ids 0..255 are single bytes, 256..511 the same at the end of a word, 512..49405 the merges in file order.
 /// Source: the released tokenizer (Radford et al. 2021).
@@ -35,7 +42,7 @@ class BytePairs {
   };
 
   void add_byte_symbols();
-  void add_merges(std::string_view text, const std::string& file);
+  void add_merges(const std::vector<std::string>& lines, const std::string& file);
   void insert_merge(int32_t left, int32_t right, int32_t merged);
   void index_whole_words();
 

@@ -1,3 +1,5 @@
+#include "contrastive/text/clean_text.h"
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -6,13 +8,12 @@
 #include <string_view>
 #include <utility>
 
-#include "contrastive/text/clip_tokenizer.h"
-
 #include "text/html_unescape.h"
+#include "text/mojibake.h"
 #include "text/unicode.h"
 
-// The steps, their order and their tables are those of ftfy 6.3 (default settings, encoding repair off) followed by
-// Python's html.unescape, str.split and str.lower.
+// The steps, their order and their tables are those of ftfy 6.3 (default settings) followed by Python's html.unescape,
+// str.split and str.lower.
 
 namespace contrastive::text {
 
@@ -145,7 +146,8 @@ bool needs_nfc(std::u32string_view text) {
 }
 
 std::u32string repair_once(std::u32string_view segment, bool unescape) {
-  auto text = repair_characters(unescape ? unescape_closed_entities(segment) : segment);
+  auto text = unescape ? unescape_closed_entities(segment) : std::u32string(segment);
+  text = repair_characters(repair_mojibake(std::move(text)));
   join_surrogates(text);
   if (text.find(kEscape) != text.npos) remove_terminal_escapes(text);
   std::erase_if(text, is_unwanted_control);
@@ -205,29 +207,59 @@ bool is_plain(std::string_view text) {
   return true;
 }
 
-std::string clean_plain(std::string_view text) {
-  std::string out;
-  out.reserve(text.size());
-  bool pending = false;
-  for (const char c : text) {
-    if (c <= ' ') {
-      pending = !out.empty();
-      continue;
-    }
-    if (pending) out += ' ';
-    pending = false;
-    out += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+/// What each ASCII character of plain text becomes; 0 if it goes.
+using PlainTable = std::array<char, 128>;
+
+constexpr PlainTable make_plain_table(Cleaning cleaning) {
+  PlainTable table{};
+  for (int i = 0; i < 128; ++i) {
+    const bool letter_or_digit = (i >= '0' && i <= '9') || ((i | 0x20) >= 'a' && (i | 0x20) <= 'z');
+    const bool upper = i >= 'A' && i <= 'Z';
+    const bool goes = cleaning == Cleaning::canonicalize && !letter_or_digit && i != '_';
+    const bool space = i <= ' ' || (cleaning == Cleaning::canonicalize && i == '_');
+    const int kept = upper && cleaning != Cleaning::whitespace ? i + ('a' - 'A') : i;
+    table[static_cast<size_t>(i)] = static_cast<char>(space ? ' ' : goes ? 0 : kept);
   }
+  return table;
+}
+
+const PlainTable& plain_table(Cleaning cleaning) {
+  static constexpr auto kWhitespace = make_plain_table(Cleaning::whitespace);
+  static constexpr auto kLower = make_plain_table(Cleaning::lower);
+  static constexpr auto kCanonicalize = make_plain_table(Cleaning::canonicalize);
+  if (cleaning == Cleaning::whitespace) return kWhitespace;
+  return cleaning == Cleaning::lower ? kLower : kCanonicalize;
+}
+
+std::string clean_plain(std::string_view text, Cleaning cleaning) {
+  const auto& table = plain_table(cleaning);
+  std::string out(text.size(), '\0');
+  size_t length = 0;
+  for (const char character : text) {
+    const char c = table[static_cast<uint8_t>(character)];
+    const bool superfluous = c == '\0' || (c == ' ' && (length == 0 || out[length - 1] == ' '));
+    if (!superfluous) out[length++] = c;
+  }
+  if (length > 0 && out[length - 1] == ' ') --length;
+  out.resize(length);
   return out;
+}
+
+void remove_punctuation(std::u32string& text) {
+  std::replace(text.begin(), text.end(), U'_', U' ');
+  std::erase_if(text, [](char32_t c) { return c < 0x7F && plain_table(Cleaning::canonicalize)[c] == '\0'; });
 }
 
 }  // namespace
 
-std::string clean_text(std::string_view text) {
-  if (is_plain(text)) return clean_plain(text);
+std::string clean_text(std::string_view text, Cleaning cleaning) {
+  if (cleaning == Cleaning::none) return std::string(text);
+  if (is_plain(text)) return clean_plain(text, cleaning);
   auto cleaned = repair(decode_utf8(text, Surrogates::keep));
   cleaned = html_unescape(html_unescape(cleaned));
-  return encode_utf8(to_lower(collapse_space(cleaned)));
+  if (cleaning == Cleaning::canonicalize) remove_punctuation(cleaned);
+  cleaned = collapse_space(cleaned);
+  return encode_utf8(cleaning == Cleaning::whitespace ? cleaned : to_lower(cleaned));
 }
 
 }  // namespace contrastive::text

@@ -1,6 +1,5 @@
 #include "contrastive/text/clip_tokenizer.h"
 
-#include <algorithm>
 #include <limits>
 
 #include <fmt/format.h>
@@ -8,6 +7,7 @@
 #include "contrastive/core/error.h"
 
 #include "text/byte_pairs.h"
+#include "text/input.h"
 #include "text/split_words.h"
 #include "text/unicode.h"
 #include "text/word_cache.h"
@@ -26,11 +26,12 @@ int64_t checked_capacity(const ClipTokenizerOptions& options) {
   return options.word_cache_capacity;
 }
 
-/// Shows the beginning of a text in an error message.
-std::string excerpt(std::string_view text) {
-  constexpr size_t kLongest = 40;
-  const auto shown = encode_utf8(decode_utf8(text.substr(0, kLongest)));
-  return text.size() > kLongest ? shown + "..." : shown;
+/// The splitter takes lower-case text.
+Cleaning checked_cleaning(const ClipTokenizerOptions& options) {
+  if (options.cleaning != Cleaning::lower && options.cleaning != Cleaning::canonicalize) {
+    throw ConfigError("[ClipTokenizer] cleaning must be lower or canonicalize, but keeps upper case");
+  }
+  return options.cleaning;
 }
 
 std::string replace_all(std::string_view text, std::string_view from, char to) {
@@ -48,7 +49,10 @@ std::string replace_all(std::string_view text, std::string_view from, char to) {
 
 struct ClipTokenizer::Impl {
   Impl(const std::filesystem::path& merges_file, const ClipTokenizerOptions& options)
-      : markers(options.special_markers), cache(checked_capacity(options)), pairs(merges_file) {
+      : markers(options.special_markers),
+        cleaning(checked_cleaning(options)),
+        cache(checked_capacity(options)),
+        pairs(merges_file) {
     CONTRASTIVE_INTERNAL_ASSERT(pairs.size() == kStartOfText);
   }
 
@@ -65,7 +69,7 @@ struct ClipTokenizer::Impl {
 
   /// Stops after the word that brings the number of ids to `enough`.
   void append_text(std::string_view text, size_t enough, std::vector<int32_t>& ids) {
-    const auto cleaned = clean_text(text);
+    const auto cleaned = clean_text(text, cleaning);
     WordSplitter splitter(cleaned, markers);
     for (Piece piece; ids.size() < enough && splitter.next(piece);) {
       if (piece.kind == PieceKind::word) {
@@ -86,6 +90,7 @@ struct ClipTokenizer::Impl {
   }
 
   SpecialMarkers markers;
+  Cleaning cleaning;
   WordCache cache;
   BytePairs pairs;
 };
@@ -111,14 +116,8 @@ int64_t ClipTokenizer::tokenize(std::string_view text, std::span<int32_t> row, b
   ids.push_back(kStartOfText);
   impl_->append_text(text, truncate ? row.size() : kUnlimited, ids);
   ids.push_back(kEndOfText);
-  if (ids.size() > row.size() && !truncate) {
-    throw DataError(fmt::format("[tokenize] text \"{}\" must have at most {} ids with start and end, but has {}",
-                                excerpt(text), row.size(), ids.size()));
-  }
-  const size_t length = std::min(ids.size(), row.size());
-  std::copy_n(ids.begin(), length, row.begin());
+  const size_t length = fill_row(ids, 0, text, truncate, row);
   row[length - 1] = kEndOfText;
-  std::fill(row.begin() + static_cast<std::ptrdiff_t>(length), row.end(), 0);
   return static_cast<int64_t>(length);
 }
 

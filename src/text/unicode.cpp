@@ -112,6 +112,13 @@ void sort_marks(std::vector<utf8proc_int32_t>& characters) {
   }
 }
 
+std::vector<utf8proc_int32_t> decompose(std::u32string_view text) {
+  std::vector<utf8proc_int32_t> decomposed;
+  decomposed.reserve(text.size() + text.size() / 2);
+  for (const char32_t character : text) append_decomposed(decomposed, character, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+  return decomposed;
+}
+
 std::u32string compose(std::vector<utf8proc_int32_t>& decomposed) {
   sort_marks(decomposed);
   const auto length = utf8proc_normalize_utf32(decomposed.data(), static_cast<utf8proc_ssize_t>(decomposed.size()),
@@ -203,6 +210,20 @@ bool is_decimal_digit(char32_t character) {
   return category_of(character) == UTF8PROC_CATEGORY_ND;
 }
 
+bool is_punctuation(char32_t character) {
+  const auto category = category_of(character);
+  return category >= UTF8PROC_CATEGORY_PC && category <= UTF8PROC_CATEGORY_PO;
+}
+
+bool is_space_separator(char32_t character) {
+  return category_of(character) == UTF8PROC_CATEGORY_ZS;
+}
+
+bool is_control_or_unassigned(char32_t character) {
+  const auto category = category_of(character);
+  return category == UTF8PROC_CATEGORY_CN || category >= UTF8PROC_CATEGORY_CC;
+}
+
 bool is_space(char32_t character) {
   if (character < 0x80)
     return character == ' ' || (character >= 0x09 && character <= 0x0D) || (character >= 0x1C && character <= 0x1F);
@@ -237,10 +258,15 @@ std::u32string to_lower(std::u32string_view text) {
 }
 
 std::u32string to_nfc(std::u32string_view text) {
-  std::vector<utf8proc_int32_t> decomposed;
-  decomposed.reserve(text.size() + text.size() / 2);
-  for (const char32_t character : text) append_decomposed(decomposed, character, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE);
+  auto decomposed = decompose(text);
   return compose(decomposed);
+}
+
+std::u32string without_accents(std::u32string_view text) {
+  auto decomposed = decompose(text);
+  sort_marks(decomposed);
+  std::erase_if(decomposed, [](auto c) { return utf8proc_category(c) == UTF8PROC_CATEGORY_MN; });
+  return std::u32string(decomposed.begin(), decomposed.end());
 }
 
 std::u32string to_nfkc(char32_t character) {

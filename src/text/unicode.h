@@ -28,6 +28,15 @@ bool is_letter(char32_t character);
 bool is_number(char32_t character);
 bool is_decimal_digit(char32_t character);
 
+/// \p{P} of utf8proc's version.
+bool is_punctuation(char32_t character);
+
+/// \p{Zs} of utf8proc's version.
+bool is_space_separator(char32_t character);
+
+/// \p{C} of utf8proc's version: controls, format characters, surrogates, private use and unassigned.
+bool is_control_or_unassigned(char32_t character);
+
 /// Python's str.isspace: White_Space and U+001C..1F.
 bool is_space(char32_t character);
 
@@ -39,6 +48,9 @@ std::u32string to_lower(std::u32string_view text);
 
 /// Normalisation form C, in O(n log n) also for hostile runs of combining marks.
 std::u32string to_nfc(std::u32string_view text);
+
+/// Decomposes and drops what is \p{Mn} then: é becomes e.
+std::u32string without_accents(std::u32string_view text);
 
 /// Normalisation form KC of one character.
 std::u32string to_nfkc(char32_t character);
