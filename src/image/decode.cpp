@@ -28,7 +28,6 @@ struct KnownFormat {
 };
 
 constexpr std::array kOtherFormats{
-    KnownFormat{"a GIF", "GIF8", 0},         KnownFormat{"a BMP", "BM", 0},
     KnownFormat{"a TIFF", {"II*\0", 4}, 0},  KnownFormat{"a TIFF", {"MM\0*", 4}, 0},
     KnownFormat{"an AVIF", "ftypavif", 4},   KnownFormat{"a HEIC", "ftyphei", 4},
     KnownFormat{"a JPEG XL", "\xFF\x0A", 0}, KnownFormat{"a JPEG 2000", {"\0\0\0\x0CjP", 6}, 0},
@@ -36,11 +35,14 @@ constexpr std::array kOtherFormats{
 };
 
 std::string describe_start(std::span<const uint8_t> bytes) {
+  if (bytes.empty()) return "there are no bytes";
   for (const auto& format : kOtherFormats) {
-    if (starts_with(bytes, format.magic, format.offset)) return fmt::format("is {}", format.name);
+    if (starts_with(bytes, format.magic, format.offset)) {
+      return fmt::format("this is {} ({} bytes)", format.name, bytes.size());
+    }
   }
   const auto start = bytes.first(std::min<size_t>(bytes.size(), 8));
-  return fmt::format("starts with {:02X}", fmt::join(start, " "));
+  return fmt::format("this starts with {:02X} ({} bytes)", fmt::join(start, " "), bytes.size());
 }
 
 }  // namespace
@@ -49,9 +51,9 @@ Format recognise_format(std::span<const uint8_t> bytes) {
   if (starts_with(bytes, "\xFF\xD8\xFF")) return Format::jpeg;
   if (starts_with(bytes, "\x89PNG\r\n\x1A\n")) return Format::png;
   if (starts_with(bytes, "RIFF") && starts_with(bytes, "WEBP", 8)) return Format::webp;
-  if (bytes.empty()) throw DataError("image: expected a JPEG, PNG or WebP, but there are no bytes");
-  throw DataError(
-      fmt::format("image: expected a JPEG, PNG or WebP, but this {} ({} bytes)", describe_start(bytes), bytes.size()));
+  if (starts_with(bytes, "GIF87a") || starts_with(bytes, "GIF89a")) return Format::gif;
+  if (starts_with(bytes, "BM")) return Format::bmp;
+  throw DataError(fmt::format("image: expected a JPEG, PNG, WebP, GIF or BMP, but {}", describe_start(bytes)));
 }
 
 void check_size(std::string_view format, int64_t width, int64_t height, const DecodeLimits& limits) {
@@ -78,6 +80,10 @@ ImageInfo read_image_info(std::span<const uint8_t> bytes) {
       return detail::read_png_info(bytes);
     case detail::Format::webp:
       return detail::read_webp_info(bytes);
+    case detail::Format::gif:
+      return detail::read_gif_info(bytes);
+    case detail::Format::bmp:
+      return detail::read_bmp_info(bytes);
   }
   CONTRASTIVE_INTERNAL_ASSERT(false);
   return {};
@@ -91,6 +97,10 @@ Image decode_image(std::span<const uint8_t> bytes, const DecodeLimits& limits) {
       return detail::decode_png(bytes, limits);
     case detail::Format::webp:
       return detail::decode_webp(bytes, limits);
+    case detail::Format::gif:
+      return detail::decode_gif(bytes, limits);
+    case detail::Format::bmp:
+      return detail::decode_bmp(bytes, limits);
   }
   CONTRASTIVE_INTERNAL_ASSERT(false);
   return {};

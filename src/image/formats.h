@@ -10,7 +10,7 @@
 
 namespace contrastive::image::detail {
 
-enum class Format { jpeg, png, webp };
+enum class Format { jpeg, png, webp, gif, bmp };
 
 /// Recognises a format by its first bytes. Throws: DataError, naming what was found, if it is none of ours.
 Format recognise_format(std::span<const uint8_t> bytes);
@@ -53,5 +53,11 @@ Image decode_png(std::span<const uint8_t> bytes, const DecodeLimits& limits);
 
 ImageInfo read_webp_info(std::span<const uint8_t> bytes);
 Image decode_webp(std::span<const uint8_t> bytes, const DecodeLimits& limits);
+
+ImageInfo read_gif_info(std::span<const uint8_t> bytes);
+Image decode_gif(std::span<const uint8_t> bytes, const DecodeLimits& limits);
+
+ImageInfo read_bmp_info(std::span<const uint8_t> bytes);
+Image decode_bmp(std::span<const uint8_t> bytes, const DecodeLimits& limits);
 
 }  // namespace contrastive::image::detail

@@ -5,7 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <set>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -59,43 +59,34 @@ class PreprocessParityTest : public ::testing::Test {
     }
     folder_ = *fixtures / "preprocess";
     manifest_ = json::parse(std::ifstream(folder_ / "manifest.json"));
-    for (const auto& image : manifest_.at("images")) formats_[image.at("file")] = image.at("format");
   }
 
   std::vector<uint8_t> bytes(const std::string& file) const { return read_file(folder_ / file); }
   Image load(const std::string& file) const { return decode_image(bytes(file)); }
 
-  bool supported(const std::string& file) const {
-    static const std::set<std::string> kFormats{"JPEG", "PNG", "WEBP"};
-    return kFormats.contains(formats_.at(file));
-  }
-
   PreprocessSpec spec(const json& row) const {
     PreprocessSpec result;
     result.size = row.at("size");
     const std::string interpolation = row.value("interpolation", manifest_.at("interpolation"));
-    result.interpolation = interpolation == "bicubic" ? Interpolation::bicubic : Interpolation::bilinear;
-    const std::string mode = row.value("resize_mode", manifest_.at("resize_mode"));
-    result.resize_mode = mode == "squash"    ? ResizeMode::squash
-                         : mode == "longest" ? ResizeMode::longest
-                                             : ResizeMode::shortest;
+    static const std::map<std::string, Interpolation> kInterpolations{{"nearest", Interpolation::nearest},
+                                                                      {"bilinear", Interpolation::bilinear},
+                                                                      {"bicubic", Interpolation::bicubic}};
+    result.interpolation = kInterpolations.at(interpolation);
+    static const std::map<std::string, ResizeMode> kModes{
+        {"shortest", ResizeMode::shortest}, {"longest", ResizeMode::longest}, {"squash", ResizeMode::squash}};
+    result.resize_mode = kModes.at(row.value("resize_mode", manifest_.at("resize_mode")));
     result.fill_color = row.value("fill_color", uint8_t{0});
     return result;
   }
 
   std::filesystem::path folder_;
   json manifest_;
-  std::map<std::string, std::string> formats_;
 };
 
 TEST_F(PreprocessParityTest, DecodesToTheSameModeAndRgbBytes) {
   for (const auto& row : manifest_.at("images")) {
     const std::string file = row.at("file");
     SCOPED_TRACE(file);
-    if (!supported(file)) {
-      EXPECT_THROW(load(file), DataError);
-      continue;
-    }
     const auto image = load(file);
     EXPECT_EQ(mode_name(image.mode), row.at("mode"));
     EXPECT_EQ(image.width, row.at("width"));
@@ -111,7 +102,6 @@ TEST_F(PreprocessParityTest, PreprocessesForEvaluationByteForByte) {
   for (const auto& row : manifest_.at("images")) {
     const std::string file = row.at("file");
     SCOPED_TRACE(file);
-    if (!supported(file)) continue;
     const auto own_mode = preprocess_for_evaluation(load(file), spec(row));
     EXPECT_EQ(difference(own_mode, load(row.at("expected"))), "");
     EXPECT_EQ(sha256_hex(own_mode.pixels), row.at("expected_sha256"));
@@ -124,7 +114,6 @@ TEST_F(PreprocessParityTest, PreprocessesForEvaluationByteForByte) {
 TEST_F(PreprocessParityTest, HonoursResizeModeAndInterpolation) {
   for (const auto& row : manifest_.at("variants")) {
     SCOPED_TRACE(row.dump());
-    if (!supported(row.at("file"))) continue;
     const auto square = preprocess_for_evaluation(to_rgb(load(row.at("file"))), spec(row));
     EXPECT_EQ(difference(square, load(row.at("expected"))), "");
   }
@@ -133,7 +122,6 @@ TEST_F(PreprocessParityTest, HonoursResizeModeAndInterpolation) {
 TEST_F(PreprocessParityTest, CropsBeforeItResizes) {
   for (const auto& row : manifest_.at("crops")) {
     SCOPED_TRACE(row.dump());
-    if (!supported(row.at("file"))) continue;
     const Box box{row.at("left"), row.at("top"), row.at("width"), row.at("height")};
     const int64_t size = row.at("size");
     const auto square = resize(crop(to_rgb(load(row.at("file"))), box), size, size, Interpolation::bicubic);

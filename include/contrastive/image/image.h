@@ -47,13 +47,14 @@ struct ImageInfo {
   int64_t height = 0;
 };
 
-/// Reads the header of a JPEG, PNG or WebP. Throws: DataError if it is none of them, or damaged.
+/// Reads the header of a JPEG, PNG, WebP, GIF or BMP. Throws: DataError if it is none of them, or damaged.
 CONTRASTIVE_API ImageInfo read_image_info(std::span<const uint8_t> bytes);
 
-/// Decodes a JPEG, PNG or WebP in the file's own mode, as PIL's Image.open does: 16-bit RGB keeps the high bytes,
-/// 16-bit grey with alpha becomes rgba, tRNS and gamma don't count. EXIF orientation is ignored. Thread-safe. libjpeg's
-/// warnings (a damaged code in the data) are tolerated; animated WebP is an error. Throws: DataError if the format is
-/// unknown, the data damaged or truncated, or the size above the limits.
+/// Decodes a JPEG, PNG, WebP, GIF or BMP in the file's own mode, as PIL's Image.open does: 16-bit RGB keeps the high
+/// bytes, 16-bit grey with alpha becomes rgba, tRNS and gamma don't count, of a GIF the first frame is read. EXIF
+/// orientation is ignored. Thread-safe. libjpeg's warnings (a damaged code in the data) are tolerated; animated WebP
+/// and compressed BMP are errors. Throws: DataError if the format is unknown, the data damaged or truncated, or the
+/// size above the limits.
 CONTRASTIVE_API Image decode_image(std::span<const uint8_t> bytes, const DecodeLimits& limits = {});
 
 /// Converts to RGB as PIL's Image.convert("RGB"): alpha is dropped, 16-bit grey is clipped at 255, palette entries that

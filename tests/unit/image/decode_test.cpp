@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 
 #include "contrastive/core/digest.h"
 #include "contrastive/core/error.h"
+#include "contrastive/core/random.h"
 #include "contrastive/image/image.h"
 
 #include "tests/unit/image/image_fixtures.h"
@@ -19,15 +21,17 @@ namespace {
 
 using Bytes = std::vector<uint8_t>;
 
-const std::array kDamageable{"420.jpg",     "progressive.jpg", "grey.jpg",   "cmyk.jpg",   "rgba.png",
-                             "palette.png", "bilevel.png",     "grey16.png", "lossy.webp", "alpha.webp"};
+const std::array kDamageable{"420.jpg",     "progressive.jpg", "grey.jpg",    "cmyk.jpg",   "rgba.png",
+                             "palette.png", "bilevel.png",     "grey16.png",  "lossy.webp", "alpha.webp",
+                             "palette.gif", "rgb.bmp",         "palette.bmp", "rgba.bmp"};
 
 Bytes bytes_of(std::string_view text) {
   return {text.begin(), text.end()};
 }
 
 bool starts_like_an_image(const std::string& name, size_t size) {
-  return size >= (name.ends_with(".jpg") ? 3U : name.ends_with(".png") ? 8U : 12U);
+  const std::map<std::string, size_t> magic_sizes{{"jpg", 3}, {"png", 8}, {"webp", 12}, {"gif", 6}, {"bmp", 2}};
+  return size >= magic_sizes.at(name.substr(name.find('.') + 1));
 }
 
 void append_big_endian(Bytes& out, uint32_t value, int count) {
@@ -105,13 +109,36 @@ TEST(DecodeTest, ReadsSizesFromHeaders) {
 
 TEST(DecodeTest, SaysWhatAnUnknownFormatIs) {
   const auto message = [](std::string_view text) { return error_of<DataError>([&] { decode_image(bytes_of(text)); }); };
-  EXPECT_EQ(message(""), "image: expected a JPEG, PNG or WebP, but there are no bytes");
-  EXPECT_EQ(message("GIF89a..."), "image: expected a JPEG, PNG or WebP, but this is a GIF (9 bytes)");
-  EXPECT_EQ(message("<!DOCTYPE html>"),
-            "image: expected a JPEG, PNG or WebP, but this is an HTML or XML text (15 bytes)");
-  EXPECT_EQ(message("\x01\x02"), "image: expected a JPEG, PNG or WebP, but this starts with 01 02 (2 bytes)");
-  EXPECT_EQ(message("RIFFxxxxWAVEfmt "),
-            "image: expected a JPEG, PNG or WebP, but this starts with 52 49 46 46 78 78 78 78 (16 bytes)");
+  const std::string expected = "image: expected a JPEG, PNG, WebP, GIF or BMP, but ";
+  EXPECT_EQ(message(""), expected + "there are no bytes");
+  EXPECT_EQ(message(std::string_view("II*\0....", 8)), expected + "this is a TIFF (8 bytes)");
+  EXPECT_EQ(message("<!DOCTYPE html>"), expected + "this is an HTML or XML text (15 bytes)");
+  EXPECT_EQ(message("\x01\x02"), expected + "this starts with 01 02 (2 bytes)");
+  EXPECT_EQ(message("RIFFxxxxWAVEfmt "), expected + "this starts with 52 49 46 46 78 78 78 78 (16 bytes)");
+}
+
+/// A GIF of one frame: claims its size, then gives `data`.
+Bytes gif_claiming(uint16_t width, uint16_t height, const Bytes& data) {
+  auto gif = bytes_of("GIF87a");
+  const auto append_size = [&] {
+    for (const auto side : {width, height}) {
+      gif.push_back(static_cast<uint8_t>(side));
+      gif.push_back(static_cast<uint8_t>(side >> 8));
+    }
+  };
+  append_size();
+  gif.insert(gif.end(), {0, 0, 0, ',', 0, 0, 0, 0});
+  append_size();
+  gif.push_back(0);
+  gif.insert(gif.end(), data.begin(), data.end());
+  return gif;
+}
+
+/// A fixture's BMP with another number of 32 bits at `offset`.
+Bytes bmp_with(const std::string& name, size_t offset, uint32_t value) {
+  auto bmp = fixture(name);
+  for (size_t i = 0; i < 4; ++i) bmp.at(offset + i) = static_cast<uint8_t>(value >> (8 * i));
+  return bmp;
 }
 
 TEST(DecodeTest, RefusesHugeHeadersBeforeTakingMemory) {
@@ -125,10 +152,16 @@ TEST(DecodeTest, RefusesHugeHeadersBeforeTakingMemory) {
             "image: JPEG claims 65500 x 65500 pixels, the limit is 100000000 in all (max_pixels)");
   EXPECT_EQ(message(webp_of_largest_size()),
             "image: WebP claims 16384 x 16384 pixels, the limit is 100000000 in all (max_pixels)");
+  EXPECT_EQ(message(gif_claiming(65'535, 65'535, {8})),
+            "image: GIF claims 65535 x 65535 pixels, the limit is 100000000 in all (max_pixels)");
+  EXPECT_EQ(message(gif_claiming(9'999, 9'999, {8, 1, 0})), "image: GIF is truncated after 26 bytes");
+  EXPECT_EQ(message(bmp_with("rgb.bmp", 18, 4'000'000'000U)),
+            "image: BMP claims 4000000000 x 45 pixels, the limit is 100000000 in all (max_pixels)");
+  EXPECT_EQ(message(bmp_with("rgb.bmp", 18, 1'000'000U)), "image: BMP is truncated after 8334 bytes");
 }
 
 TEST(DecodeTest, HonoursTheCallersLimit) {
-  for (const std::string file : {"420.jpg", "rgba.png", "alpha.webp"}) {
+  for (const std::string file : {"420.jpg", "rgba.png", "alpha.webp", "palette.gif", "rgb.bmp"}) {
     const auto bytes = fixture(file);
     EXPECT_NO_THROW(decode_image(bytes, {.max_pixels = 61 * 45})) << file;
     EXPECT_THROW(decode_image(bytes, {.max_pixels = 61 * 45 - 1}), DataError) << file;
@@ -185,6 +218,54 @@ TEST(DecodeTest, SurvivesEveryFlippedByteInSilence) {
     }
   }
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
+TEST(DecodeTest, SurvivesRandomDamageOfManyBytes) {
+  RandomStream random(11, RandomPurpose::crop, {1});
+  for (const std::string name :
+       {"part.gif", "grey.gif", "beyond_canvas.gif", "palette.bmp", "bits565.bmp", "rgba.bmp"}) {
+    const auto whole = fixture(name);
+    for (int i = 0; i < 3'000; ++i) {
+      auto damaged = whole;
+      for (auto left = 1 + random.below(12); left > 0; --left) {
+        // Half of the damage goes to the headers.
+        const auto reach = random.below(2) == 0 ? std::min<size_t>(whole.size(), 80) : whole.size();
+        damaged[static_cast<size_t>(random.below(static_cast<int64_t>(reach)))] =
+            static_cast<uint8_t>(random.below(256));
+      }
+      damaged.resize(whole.size() - static_cast<size_t>(random.below(static_cast<int64_t>(whole.size() / 4))));
+      try {
+        const auto image = decode_image(damaged, {.max_pixels = 200'000});
+        ASSERT_LE(image.width * image.height, 200'000) << name << ", try " << i;
+        ASSERT_EQ(static_cast<int64_t>(image.pixels.size()), image.width * image.height * bytes_per_pixel(image.mode));
+        to_rgb(image);
+      } catch (const DataError& error) {
+        ASSERT_TRUE(std::string(error.what()).starts_with("image: ")) << error.what();
+      }
+    }
+  }
+}
+
+TEST(DecodeTest, NamesWhatIsWrongWithAGif) {
+  const auto message = [](const Bytes& bytes) { return error_of<DataError>([&] { decode_image(bytes); }); };
+  EXPECT_EQ(message(gif_claiming(2, 2, {2, 1, 0x2F, 0})),
+            "image: GIF of 27 bytes is damaged: a code that isn't defined yet");
+  EXPECT_EQ(message(gif_claiming(2, 2, {9, 0})), "image: GIF of 25 bytes is damaged: codes of 9 bits");
+  EXPECT_EQ(message(gif_claiming(0, 2, {2, 0})), "image: GIF claims 0 x 2 pixels");
+  EXPECT_EQ(message(bytes_of(std::string_view("GIF89a\1\0\1\0\0\0\0;", 14))),
+            "image: GIF of 14 bytes is damaged: it has no frame");
+  // Clear, one pixel, end: three of four pixels are missing.
+  EXPECT_EQ(message(gif_claiming(2, 2, {2, 2, 0x44, 0x01, 0})), "image: GIF is truncated after 28 bytes");
+}
+
+TEST(DecodeTest, NamesWhatIsWrongWithABmp) {
+  const auto message = [](const Bytes& bytes) { return error_of<DataError>([&] { decode_image(bytes); }); };
+  EXPECT_EQ(message(bmp_with("rgb.bmp", 14, 41)), "image: BMP of 8334 bytes is damaged: a header of 41 bytes");
+  EXPECT_EQ(message(bmp_with("rgb.bmp", 26, 1 | 23U << 16)), "image: BMP of 8334 bytes is damaged: pixels of 23 bits");
+  EXPECT_EQ(message(bmp_with("palette.bmp", 30, 1)), "image: BMP is compressed (method 1), expected plain pixels");
+  EXPECT_EQ(message(bmp_with("palette.bmp", 46, 70'000)), "image: BMP of 3734 bytes is damaged: a palette of 70000");
+  EXPECT_EQ(message(bmp_with("bits565.bmp", 54, 0xFF00)),
+            "image: BMP has 16 bits with the masks FF00 7E0 1F 0, which are not supported");
 }
 
 TEST(DecodeTest, RefusesJpegWithEndlessScans) {
