@@ -4,17 +4,16 @@
 #include <limits>
 
 #include <ATen/ATen.h>
-#include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "contrastive/models/precision.h"
 
+#include "loss/loss_inputs.h"
+
 namespace contrastive::loss {
 namespace {
 
-// Logits of one tile: small enough for a CPU's cache, large enough to fill a GPU.
-constexpr int64_t kTileValuesOnCpu = int64_t{1} << 22;
-constexpr int64_t kTileValuesOnGpu = int64_t{1} << 26;
+constexpr const char* kOperation = "contrastive_loss";
 
 /// Maximum and sum of exp(x - maximum) of many rows (or columns) at once. The two are kept apart: their logarithmic sum
 /// would lose, at logits of 100, the digits that decide whether a gradient vanishes.
@@ -45,10 +44,11 @@ struct Gradients {
 class TiledLoss {
  public:
   TiledLoss(const torch::Tensor& image, const torch::Tensor& text, const torch::Tensor& scale)
-      : image_(image), text_(text), scale_(scale), rows_(image.size(0)) {
-    const auto values = image.is_cpu() ? kTileValuesOnCpu : kTileValuesOnGpu;
-    tile_rows_ = std::clamp<int64_t>(values / rows_, 1, rows_);
-  }
+      : image_(image),
+        text_(text),
+        scale_(scale),
+        rows_(image.size(0)),
+        tile_rows_(detail::tile_rows(image, image.size(0))) {}
 
   ContrastiveLossOutput forward() {
     row_ = {at::empty({rows_}, image_.options()), at::empty({rows_}, image_.options())};
@@ -137,24 +137,12 @@ class ContrastiveLossFunction : public torch::autograd::Function<ContrastiveLoss
   }
 };
 
-void check_inputs(const torch::Tensor& image, const torch::Tensor& text, const torch::Tensor& scale) {
-  TORCH_CHECK(image.dim() == 2 && image.size(0) > 0 && image.is_floating_point(),
-              "[contrastive_loss] image_features must be floating point [B, D] with B > 0, but are ",
-              image.scalar_type(), " ", image.sizes());
-  TORCH_CHECK(
-      text.sizes() == image.sizes() && text.scalar_type() == image.scalar_type() && text.device() == image.device(),
-      "[contrastive_loss] text_features must be ", image.scalar_type(), " ", image.sizes(), " on ", image.device(),
-      " like image_features, but are ", text.scalar_type(), " ", text.sizes(), " on ", text.device());
-  TORCH_CHECK(scale.dim() == 0 && scale.device() == image.device(),
-              "[contrastive_loss] logit_scale must be a scalar on ", image.device(), ", but is ", scale.sizes(), " on ",
-              scale.device());
-}
-
 }  // namespace
 
 ContrastiveLossOutput contrastive_loss(const torch::Tensor& image_features, const torch::Tensor& text_features,
                                        const torch::Tensor& logit_scale) {
-  check_inputs(image_features, text_features, logit_scale);
+  detail::check_features(kOperation, image_features, text_features);
+  detail::check_scalar(kOperation, "logit_scale", logit_scale, image_features);
   const models::AutocastGuard no_autocast(image_features.device().type(), /*bf16=*/false);
   const auto dtype = at::promote_types(image_features.scalar_type(), at::kFloat);
   const bool needs_gradient =

@@ -28,6 +28,10 @@ std::optional<fs::path> fixtures_dir() {
   return outside_folder("CONTRASTIVE_FIXTURES", "fixtures");
 }
 
+std::optional<fs::path> lit_fixtures_dir() {
+  return outside_folder("CONTRASTIVE_FIXTURES_LIT", "fixtures_lit");
+}
+
 std::optional<fs::path> data_dir() {
   return outside_folder("CONTRASTIVE_DATA", "data");
 }

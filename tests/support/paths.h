@@ -10,6 +10,9 @@ namespace contrastive::test {
 /// repository; nothing if that folder does not exist.
 std::optional<std::filesystem::path> fixtures_dir();
 
+/// The same of the LiT reference libraries: $CONTRASTIVE_FIXTURES_LIT, else ../shared/fixtures_lit.
+std::optional<std::filesystem::path> lit_fixtures_dir();
+
 /// Where real shards and prompts lie: $CONTRASTIVE_DATA, else ../shared/data beside the repository.
 std::optional<std::filesystem::path> data_dir();
 

@@ -42,6 +42,7 @@ const ConfigNode& child(const ConfigNode& map, const std::string& key) {
   const auto worst = error.argmax().item<int64_t>();
   const auto largest = error[worst].item<double>();
   const auto allowed = tolerance.absolute + tolerance.relative * b.abs().max().item<double>();
+  largest_difference().add({name, largest, allowed});
   if (largest <= allowed) return ::testing::AssertionSuccess();
   return ::testing::AssertionFailure() << fmt::format(
              "{}{}: {:.9g}, expected {:.9g}; error {:.3g} is {:.2f} times the tolerance {:.3g}", name,

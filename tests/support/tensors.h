@@ -10,6 +10,8 @@
 #include "contrastive/core/config_node.h"
 #include "contrastive/core/safetensors.h"
 
+#include "tests/support/differences.h"
+
 namespace contrastive::test {
 
 /// What may be between a value and its reference: max|a - b| <= absolute + relative * max|b|, over a whole tensor.
