@@ -17,8 +17,6 @@
 namespace {
 
 using namespace contrastive;
-namespace fs = std::filesystem;
-
 struct Arguments {
   std::string checkpoint;
   std::string model;
@@ -29,17 +27,14 @@ struct Arguments {
   eval::ZeroShotOptions zero_shot;
 };
 
-/// A run's folder stands for its latest checkpoint.
-fs::path checkpoint_folder(const fs::path& path) {
-  return fs::is_directory(path / "checkpoints") ? path / "checkpoints" / "latest" : path;
-}
-
 eval::LoadedModel load_model(const Arguments& arguments) {
-  if (!arguments.checkpoint.empty()) return eval::load_model_folder(checkpoint_folder(arguments.checkpoint));
-  if (arguments.model.empty() || arguments.weights.empty()) {
+  if (arguments.checkpoint.empty() == arguments.weights.empty()) {
     throw ConfigError("name a model: --checkpoint PATH, or --model NAME with --weights FILE");
   }
-  return eval::load_named_model(arguments.model, arguments.weights);
+  eval::CheckpointRequest request;
+  request.path = arguments.checkpoint.empty() ? arguments.weights : arguments.checkpoint;
+  request.model = arguments.model;
+  return eval::load_model(request);
 }
 
 /// The keys of CLIP_benchmark's result files.
@@ -61,11 +56,11 @@ nlohmann::ordered_json result_json(const Arguments& arguments, const std::string
 int zero_shot(const Arguments& arguments) {
   auto loaded = load_model(arguments);
   if (at::hasCUDA()) loaded.model->to(torch::kCUDA);
-  const text::ClipTokenizer tokenizer(find_resource("clip/bpe_simple_vocab_16e6.txt.gz"));
+  const auto tokenizer = eval::open_tokenizer(loaded.model->config(), loaded.folder);
   const auto set = train::open_classification_set(arguments.data, {});
   auto options = arguments.zero_shot;
   options.bf16 = arguments.precision == "amp_bf16";
-  const auto metrics = eval::evaluate_zero_shot(loaded.model, loaded.preprocess, tokenizer, set, options);
+  const auto metrics = eval::evaluate_zero_shot(loaded.model, loaded.preprocess, *tokenizer, set, options);
   const auto text = result_json(arguments, set.name, metrics).dump(2) + "\n";
   if (arguments.output.empty()) {
     fmt::print("{}", text);
@@ -85,10 +80,11 @@ int main(int argc, char** argv) {
   Arguments arguments;
   app.require_subcommand(1);
   auto* command = app.add_subcommand("zero-shot", "zero-shot classification on a folder in CLIP_benchmark's layout");
-  auto* checkpoint = command->add_option("--checkpoint", arguments.checkpoint,
-                                         "a run, one of its checkpoints, or an open_clip folder or weights file");
+  auto* checkpoint =
+      command->add_option("--checkpoint", arguments.checkpoint,
+                          "a run, one of its checkpoints, an open_clip or transformers folder, or OpenAI's file");
   command->add_option("--model", arguments.model, "a shipped model's name or JSON file")->excludes(checkpoint);
-  command->add_option("--weights", arguments.weights, "a safetensors file with open_clip's names")
+  command->add_option("--weights", arguments.weights, "a safetensors or torch.save file without a config beside it")
       ->excludes(checkpoint);
   command->add_option("--data", arguments.data, "the data set's folder, or `synthetic`")->required();
   command->add_option("--output", arguments.output, "result file (JSON); without it the result goes to stdout");

@@ -167,7 +167,7 @@ const TrainLoaderOptions& checked(const TrainLoaderOptions& options) {
 }  // namespace
 
 struct TrainLoader::Impl : detail::BatchJob {
-  Impl(std::shared_ptr<const SampleSource> source_in, std::shared_ptr<const text::ClipTokenizer> tokenizer_in,
+  Impl(std::shared_ptr<const SampleSource> source_in, std::shared_ptr<const text::Tokenizer> tokenizer_in,
        const TrainLoaderOptions& options_in)
       : options(checked(options_in)),
         items(options.batch_size / options.world_size),
@@ -205,7 +205,7 @@ struct TrainLoader::Impl : detail::BatchJob {
   const TrainLoaderOptions options;
   const int64_t items;  ///< per batch of this rank
   const std::shared_ptr<const SampleSource> source;
-  const std::shared_ptr<const text::ClipTokenizer> tokenizer;
+  const std::shared_ptr<const text::Tokenizer> tokenizer;
   const SampleOrder order;
   std::vector<Slot> slots;
   const std::shared_ptr<PixelPool> pool;
@@ -309,7 +309,8 @@ void TrainLoader::Impl::count(const BadSample& sample) {
 }
 
 torch::Tensor TrainLoader::Impl::tokens_of(const Slot& slot) const {
-  const int64_t longest = *std::max_element(slot.lengths.begin(), slot.lengths.end());
+  const int64_t longest =
+      options.cut_tokens ? *std::max_element(slot.lengths.begin(), slot.lengths.end()) : options.context_length;
   auto tokens = at::empty({items, longest}, at::TensorOptions(at::kLong).pinned_memory(options.pin_memory));
   auto* target = tokens.data_ptr<int64_t>();
   for (int64_t item = 0; item < items; ++item) {
@@ -318,8 +319,8 @@ torch::Tensor TrainLoader::Impl::tokens_of(const Slot& slot) const {
   return tokens;
 }
 
-TrainLoader::TrainLoader(std::shared_ptr<const SampleSource> source,
-                         std::shared_ptr<const text::ClipTokenizer> tokenizer, const TrainLoaderOptions& options)
+TrainLoader::TrainLoader(std::shared_ptr<const SampleSource> source, std::shared_ptr<const text::Tokenizer> tokenizer,
+                         const TrainLoaderOptions& options)
     : impl_(std::make_unique<Impl>(std::move(source), std::move(tokenizer), options)) {}
 
 TrainLoader::~TrainLoader() = default;

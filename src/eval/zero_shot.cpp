@@ -31,9 +31,10 @@ torch::Device device_of(const models::ClipModel& model) {
   return model->logit_scale.device();
 }
 
-/// Rows of tokens, cut behind the longest. [N, T]
-torch::Tensor tokenize(const std::vector<std::string>& prompts, const text::ClipTokenizer& tokenizer,
-                       int64_t context_length) {
+/// Rows of tokens, cut behind the longest where the model permits it. [N, T]
+torch::Tensor tokenize(const std::vector<std::string>& prompts, const text::Tokenizer& tokenizer,
+                       const models::TextConfig& config) {
+  const auto context_length = config.context_length;
   const auto count = static_cast<int64_t>(prompts.size());
   auto rows = at::zeros({count, context_length}, at::kInt);
   int64_t longest = 0;
@@ -42,7 +43,7 @@ torch::Tensor tokenize(const std::vector<std::string>& prompts, const text::Clip
     const std::span<int32_t> span(row, static_cast<size_t>(context_length));
     longest = std::max(longest, tokenizer.tokenize(prompts[static_cast<size_t>(i)], span));
   }
-  return rows.narrow(1, 0, longest).to(at::kLong);
+  return rows.narrow(1, 0, config.may_cut_padding() ? longest : context_length).to(at::kLong);
 }
 
 }  // namespace
@@ -54,13 +55,12 @@ torch::Tensor average_prompts(const torch::Tensor& prompt_features) {
   return models::l2_normalize(flat.mean(1));                                                       // [C, E]
 }
 
-torch::Tensor build_classifier(models::ClipModel& model, const text::ClipTokenizer& tokenizer,
+torch::Tensor build_classifier(models::ClipModel& model, const text::Tokenizer& tokenizer,
                                const std::vector<std::string>& class_names, const std::vector<std::string>& templates,
                                const ZeroShotOptions& options) {
   const torch::NoGradGuard no_grad;
   const EvalMode eval_mode(model);
   const auto device = device_of(model);
-  const auto context_length = model->config().text_cfg.context_length;
   const auto num_templates = static_cast<int64_t>(templates.size());
   std::vector<std::string> prompts;
   for (const auto& name : class_names) {
@@ -72,7 +72,8 @@ torch::Tensor build_classifier(models::ClipModel& model, const text::ClipTokeniz
     const std::vector<std::string> chunk(prompts.begin() + static_cast<int64_t>(begin),
                                          prompts.begin() + static_cast<int64_t>(end));
     const models::AutocastGuard autocast(device.type(), options.bf16);
-    features.push_back(model->encode_text(tokenize(chunk, tokenizer, context_length).to(device)).to(at::kFloat));
+    features.push_back(
+        model->encode_text(tokenize(chunk, tokenizer, model->config().text_cfg).to(device)).to(at::kFloat));
   }
   const auto all = at::cat(features);  // [C * T, E]
   return average_prompts(all.view({static_cast<int64_t>(class_names.size()), num_templates, all.size(1)}));
@@ -119,7 +120,7 @@ ZeroShotMetrics ZeroShotMeter::metrics() const {
 }
 
 ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const image::PreprocessSpec& preprocess,
-                                   const text::ClipTokenizer& tokenizer, const data::ClassificationSet& set,
+                                   const text::Tokenizer& tokenizer, const data::ClassificationSet& set,
                                    const ZeroShotOptions& options) {
   const torch::NoGradGuard no_grad;
   const EvalMode eval_mode(model);

@@ -146,14 +146,15 @@ std::optional<fs::path> CheckpointStore::latest() const {
 }
 
 void CheckpointStore::save(const RunState& state, const models::ClipModel& model,
-                           const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer) {
+                           const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer,
+                           const fs::path& tokenizer_folder) {
   const auto folder = directory_ / fmt::format("step_{:08d}", state.step);
   fs::path partial = folder;
   partial += fmt::format("{}{}", kPartialSuffix, getpid());
   try {
     with_file_errors(folder, "writing", [&] {
       fs::create_directories(partial);
-      write_files(partial, state, model, preprocess, optimizer);
+      write_files(partial, state, model, preprocess, optimizer, tokenizer_folder);
       publish(partial, folder);
       remove_old();
     });
@@ -165,13 +166,17 @@ void CheckpointStore::save(const RunState& state, const models::ClipModel& model
 }
 
 void CheckpointStore::write_files(const fs::path& folder, const RunState& state, const models::ClipModel& model,
-                                  const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer) const {
+                                  const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer,
+                                  const fs::path& tokenizer_folder) const {
   std::map<std::string, std::string> digests;
-  digests[eval::kWeightsFile] = write_safetensors(folder / eval::kWeightsFile, model->state(), {{"format", "pt"}});
+  digests[eval::kWeightsFile] = eval::write_weights(folder / eval::kWeightsFile, model->config(), lazy(model->state()));
   digests[kOptimizerFile] = write_safetensors(folder / kOptimizerFile, optimizer.state());
   const auto config = eval::open_clip_config(model->config(), preprocess);
   write_file_atomically(folder / eval::kConfigFile, config);
   digests[eval::kConfigFile] = digest_of_text(config);
+  for (const auto& name : eval::copy_tokenizer_files(tokenizer_folder, folder)) {
+    digests[name] = sha256_hex_of_file(folder / name);
+  }
   write_file_atomically(folder / kStateFile, to_json(state, digests).dump(2) + "\n");
 }
 
@@ -220,7 +225,7 @@ RunState verify_checkpoint(const fs::path& folder) {
 RunState load_checkpoint(const fs::path& folder, models::ClipModel& model, optim::AdamW& optimizer) {
   const auto state = verify_checkpoint(folder);
   with_file_errors(folder, "loading", [&] {
-    model->load_state(SafetensorsFile(folder / eval::kWeightsFile).tensors());
+    model->load_state(SafetensorsFile(folder / eval::kWeightsFile).lazy_tensors());
     optimizer.load_state(SafetensorsFile(folder / kOptimizerFile).tensors());
   });
   return state;

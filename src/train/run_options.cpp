@@ -7,7 +7,8 @@
 
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
-#include "contrastive/eval/model_folder.h"
+#include "contrastive/eval/checkpoint_source.h"
+#include "contrastive/eval/preprocess_config.h"
 #include "contrastive/models/model_config.h"
 
 namespace contrastive::train {
@@ -31,7 +32,16 @@ fs::path find_run_config(const std::string& file) {
                                 fmt::join(names, ", ")));
 }
 
+/// A run that starts from weights has their model and preprocessing, unless it names others.
+void take_from_weights(RunOptions& options) {
+  if (options.weights.empty() || options.model.kind != ConfigNode::Kind::null) return;
+  const auto source = eval::open_checkpoint({.path = options.weights});
+  options.model = models::to_node(source.config);
+  if (options.preprocess.entries.empty()) options.preprocess = eval::to_node(source.preprocess);
+}
+
 models::ModelConfig resolve_model(RunOptions& options) {
+  take_from_weights(options);
   const auto& node = options.model;
   const auto config = node.kind == ConfigNode::Kind::map
                           ? models::load_model_config(node)
@@ -51,9 +61,16 @@ void flatten(const ConfigNode& node, const std::string& path, std::map<std::stri
 }
 
 bool is_bookkeeping(const std::string& key) {
-  static const std::vector<std::string> prefixes{
-      "output", "name", "log.", "checkpoint.", "eval.", "data.workers", "data.prefetch_batches", "data.max_bad_samples",
-      "threads"};
+  static const std::vector<std::string> prefixes{"output",
+                                                 "name",
+                                                 "log.",
+                                                 "checkpoint.",
+                                                 "eval.",
+                                                 "data.workers",
+                                                 "data.prefetch_batches",
+                                                 "data.max_bad_samples",
+                                                 "threads",
+                                                 "tokenizer"};
   return std::any_of(prefixes.begin(), prefixes.end(), [&](const auto& prefix) { return key.starts_with(prefix); });
 }
 
@@ -64,6 +81,9 @@ void RunOptions::validate(const OptionScope& scope) const {
   if (name.empty() || is_path) scope.fail("name", "names the run's folder: must be a word, not empty and not a path");
   const bool model_ok = model.kind == ConfigNode::Kind::map || model.kind == ConfigNode::Kind::scalar;
   if (!model_ok && model.kind != ConfigNode::Kind::null) scope.fail("model", "expected a name, a file or a map");
+  if (model.kind == ConfigNode::Kind::null && weights.empty()) {
+    scope.fail("model", "this key is required, unless weights names a checkpoint");
+  }
   const bool preprocess_ok = preprocess.kind == ConfigNode::Kind::map || preprocess.kind == ConfigNode::Kind::null;
   if (!preprocess_ok) scope.fail("preprocess", "expected a map");
 }

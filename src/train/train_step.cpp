@@ -7,10 +7,22 @@
 
 #include "contrastive/data/normalize.h"
 #include "contrastive/loss/contrastive_loss.h"
+#include "contrastive/loss/sigmoid_loss.h"
 #include "contrastive/models/precision.h"
 #include "contrastive/optim/gradients.h"
 
 namespace contrastive::train::detail {
+
+namespace {
+
+loss::ContrastiveLossOutput loss_of(const models::ClipOutput& output) {
+  if (!output.logit_bias.defined()) {
+    return loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale);
+  }
+  return loss::sigmoid_loss(output.image_features, output.text_features, output.logit_scale, output.logit_bias);
+}
+
+}  // namespace
 
 bool StepResult::is_finite() const {
   return std::isfinite(loss) && std::isfinite(grad_norm);
@@ -23,7 +35,8 @@ TrainStep::TrainStep(models::ClipModel model, const image::PreprocessSpec& prepr
       restorable_(restorable),
       parameters_(model_->named_trainable()) {}
 
-StepResult TrainStep::forward_backward(const data::Batch& batch) {
+StepResult TrainStep::forward_backward(const data::Batch& batch, uint64_t seed) {
+  model_->visual->seed_step(seed);
   const auto device = model_->logit_scale.device();
   if (restorable_) {
     buffers_before_.clear();
@@ -36,7 +49,7 @@ StepResult TrainStep::forward_backward(const data::Batch& batch) {
     const models::AutocastGuard autocast(device.type(), bf16_);
     output = model_->forward(images, tokens);
   }
-  const auto loss = loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale);
+  const auto loss = loss_of(output);
   loss.loss.backward();
 
   StepResult result;

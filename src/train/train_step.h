@@ -25,8 +25,8 @@ class TrainStep {
  public:
   TrainStep(models::ClipModel model, const image::PreprocessSpec& preprocess, bool bf16, bool restorable);
 
-  /// Adds the gradients of the batch's loss to the parameters'.
-  StepResult forward_backward(const data::Batch& batch);
+  /// Adds the gradients of the batch's loss to the parameters'. `seed`: for what the model draws at random.
+  StepResult forward_backward(const data::Batch& batch, uint64_t seed);
 
   /// Puts the buffers (BatchNorm statistics) back to before the last forward_backward; needs `restorable`.
   void restore_buffers();

@@ -11,20 +11,20 @@
 #include <fmt/format.h>
 
 #include "contrastive/core/error.h"
-#include "contrastive/core/file.h"
 #include "contrastive/core/log.h"
+#include "contrastive/core/random.h"
 #include "contrastive/data/classification_set.h"
 #include "contrastive/data/shard_list.h"
 #include "contrastive/data/synthetic.h"
 #include "contrastive/data/train_loader.h"
 #include "contrastive/data/webdataset_source.h"
-#include "contrastive/eval/model_folder.h"
+#include "contrastive/eval/checkpoint_source.h"
+#include "contrastive/eval/preprocess_config.h"
 #include "contrastive/eval/zero_shot.h"
 #include "contrastive/models/clip_model.h"
 #include "contrastive/optim/adamw.h"
 #include "contrastive/optim/gradients.h"
 #include "contrastive/optim/schedule.h"
-#include "contrastive/text/clip_tokenizer.h"
 #include "contrastive/train/checkpoint.h"
 
 #include "train/train_step.h"
@@ -90,6 +90,7 @@ data::TrainLoaderOptions loader_options(const RunOptions& options, const models:
   result.batch_size = options.train.global_batch;
   result.image_size = config.vision_cfg.image_size;
   result.context_length = config.text_cfg.context_length;
+  result.cut_tokens = config.text_cfg.may_cut_padding();
   result.crop.kind =
       options.data.crop.kind == "random_square" ? image::TrainCrop::random_square : image::TrainCrop::random_resized;
   result.crop.scale_min = options.data.crop.scale_min;
@@ -131,6 +132,19 @@ models::ClipModel make_model(const models::ModelConfig& config, int64_t seed, to
   return model;
 }
 
+/// The vocabulary of a model that doesn't use CLIP's, copied into the run once; checkpoints carry it.
+std::filesystem::path keep_tokenizer(const RunOptions& options, const models::ModelConfig& config,
+                                     const std::filesystem::path& run) {
+  const auto kept = run / "tokenizer";
+  if (config.text_cfg.hf_tokenizer_name.empty() || std::filesystem::is_directory(kept)) return kept;
+  std::filesystem::path origin = options.tokenizer.empty() ? options.weights : options.tokenizer;
+  if (!std::filesystem::is_directory(origin)) origin = origin.parent_path();
+  eval::open_tokenizer(config, origin);  // an error here leaves nothing behind
+  std::filesystem::create_directories(kept);
+  eval::copy_tokenizer_files(origin, kept);
+  return kept;
+}
+
 /// Sums over the steps between two log lines.
 struct StepTimes {
   double seconds = 0;
@@ -153,7 +167,8 @@ struct Trainer::Impl {
         directory(options, resume),
         config(models::load_model_config(options.model)),
         preprocess(eval::load_preprocess(options.preprocess, config.vision_cfg.image_size)),
-        tokenizer(std::make_shared<text::ClipTokenizer>(find_resource("clip/bpe_simple_vocab_16e6.txt.gz"))),
+        tokenizer_folder(keep_tokenizer(options, config, directory.path())),
+        tokenizer(eval::open_tokenizer(config, tokenizer_folder)),
         source(open_training_data(options.data)),
         total_steps(count_steps(options.train, source->size())),
         schedule(make_schedule(options.optim, total_steps)),
@@ -179,7 +194,8 @@ struct Trainer::Impl {
   RunDirectory directory;
   models::ModelConfig config;
   image::PreprocessSpec preprocess;
-  std::shared_ptr<const text::ClipTokenizer> tokenizer;
+  std::filesystem::path tokenizer_folder;
+  std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const data::SampleSource> source;
   int64_t total_steps;
   optim::Schedule schedule;
@@ -207,10 +223,17 @@ struct Trainer::Impl {
       check_same_run(*folder, config_hash, data_fingerprint);
       first_step = state.step;
       if (folder->parent_path() == directory.path() / "checkpoints") saved_step = state.step;
+    } else if (!options.weights.empty()) {
+      load_weights();
     }
     state.seed = options.seed;
     state.config_hash = config_hash;
     state.data_fingerprint = data_fingerprint;
+  }
+
+  void load_weights() {
+    const auto start = eval::open_checkpoint({.path = options.weights, .config = config});
+    model->load_state(start.tensors);
   }
 
   void load(const std::filesystem::path& folder) {
@@ -261,7 +284,8 @@ struct Trainer::Impl {
   void train_one_step() {
     const auto start = Clock::now();
     const auto batch = loader->next();
-    const auto result = step.forward_backward(batch);
+    const auto model_seed = RandomStream(state.seed, RandomPurpose::model, {state.step}).next();
+    const auto result = step.forward_backward(batch, model_seed);
     const double lr = schedule.at(state.step);
     update(result, lr);
     optimizer.zero_grad();
@@ -345,7 +369,7 @@ struct Trainer::Impl {
 
   void save() {
     if (saved_step == state.step) return;
-    checkpoints.save(state, model, preprocess, optimizer);
+    checkpoints.save(state, model, preprocess, optimizer, tokenizer_folder);
     saved_step = state.step;
     checkpoint_interval->restart();
     if (hooks.on_checkpoint) hooks.on_checkpoint(checkpoints.latest()->string());

@@ -14,7 +14,7 @@
 
 int main(int argc, char** argv) {
   if (argc != 3) return 2;
-  auto loaded = contrastive::eval::load_model_folder(argv[1]);
+  auto loaded = contrastive::eval::load_model(argv[1]);
   std::ifstream stream(argv[2], std::ios::binary);
   const std::vector<uint8_t> bytes((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
   auto image =

@@ -9,7 +9,7 @@ namespace contrastive::data {
 /// What one training step gets.
 struct Batch {
   torch::Tensor images;  ///< [B, S, S, 3] uint8, not normalised
-  torch::Tensor tokens;  ///< [B, T] int64; T = tokens of the longest caption, at most the context length
+  torch::Tensor tokens;  ///< [B, T] int64; T = tokens of the longest caption, or the context length
 };
 
 /// What one evaluation step gets; the last batch of a set may be smaller.

@@ -9,7 +9,7 @@
 #include "contrastive/data/batch.h"
 #include "contrastive/data/source.h"
 #include "contrastive/image/transform.h"
-#include "contrastive/text/clip_tokenizer.h"
+#include "contrastive/text/tokenizer.h"
 
 namespace contrastive::data {
 
@@ -23,6 +23,7 @@ struct TrainLoaderOptions {
   int64_t batch_size = 256;     ///< samples of one step over all ranks; a multiple of world_size
   int64_t image_size = 224;     ///< pixels, both sides
   int64_t context_length = 77;  ///< ids per caption at most, start and end included
+  bool cut_tokens = true;       ///< a batch's rows end with its longest caption; else they keep the context length
   image::TrainCropOptions crop;
   uint64_t seed = 0;
   int64_t rank = 0;
@@ -51,7 +52,7 @@ struct BadSampleReport {
 class CONTRASTIVE_API TrainLoader {
  public:
   /// Throws: ConfigError if an option is out of range; DataError if the source is empty.
-  TrainLoader(std::shared_ptr<const SampleSource> source, std::shared_ptr<const text::ClipTokenizer> tokenizer,
+  TrainLoader(std::shared_ptr<const SampleSource> source, std::shared_ptr<const text::Tokenizer> tokenizer,
               const TrainLoaderOptions& options);
 
   /// Stops the threads; waits for the images being decoded at that moment.
@@ -60,7 +61,8 @@ class CONTRASTIVE_API TrainLoader {
   TrainLoader(const TrainLoader&) = delete;
   TrainLoader& operator=(const TrainLoader&) = delete;
 
-  /// The batch of the next step: images [B / W, S, S, 3], tokens [B / W, T] with T the longest caption of these.
+  /// The batch of the next step: images [B / W, S, S, 3], tokens [B / W, T] with T the longest caption of these
+  /// (or the context length, without cut_tokens).
   /// Throws: DataError that names the sample (policy `fail`), or that tells of too many bad ones.
   Batch next();
 

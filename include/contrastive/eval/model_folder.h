@@ -1,43 +1,37 @@
 #pragma once
 
-#include <filesystem>
-#include <optional>
+#include <functional>
 #include <string>
 
-#include "contrastive/core/config_node.h"
 #include "contrastive/core/export.h"
+#include "contrastive/eval/checkpoint_source.h"
 #include "contrastive/image/transform.h"
 #include "contrastive/models/clip_model.h"
 
 namespace contrastive::eval {
 
-/// The names of open_clip's published folders.
-inline constexpr const char* kConfigFile = "open_clip_config.json";
-inline constexpr const char* kWeightsFile = "model.safetensors";
-
-/// A model with the preprocessing it was trained for.
+/// A model with the preprocessing it was trained for, in evaluation mode.
 struct LoadedModel {
   models::ClipModel model{nullptr};
   image::PreprocessSpec preprocess;
+  std::filesystem::path folder;  ///< where tokenizer files would be
 };
 
-/// Reads open_clip_config.json and the weights beside it. `path` is such a folder, or the weights file in one.
-/// Throws: CheckpointError, ConfigError, naming the file.
-CONTRASTIVE_API LoadedModel load_model_folder(const std::filesystem::path& path);
+/// Opens a checkpoint (see CheckpointRequest) and reads its weights, one tensor at a time: memory stays near the
+/// model's. `may_be_missing`: names of tensors that may be missing; they are drawn at random, and a warning names them.
+/// Throws: CheckpointError, ConfigError, naming the file and every tensor that does not fit.
+CONTRASTIVE_API LoadedModel load_model(const CheckpointRequest& request,
+                                       const std::function<bool(const std::string&)>& may_be_missing = {});
 
-/// Weights without a config beside them: `model` names a shipped config (ViT-B-32) or a JSON file.
-CONTRASTIVE_API LoadedModel load_named_model(const std::string& model, const std::filesystem::path& weights);
-
-/// Where the config of a model lies: a file, or the name of one under configs/models.
-/// Throws: ConfigError that lists the known names.
-CONTRASTIVE_API std::filesystem::path find_model_config(const std::string& name_or_file);
+/// The same for a path alone.
+CONTRASTIVE_API LoadedModel load_model(const std::filesystem::path& path);
 
 /// The content of open_clip_config.json: {"model_cfg": ..., "preprocess_cfg": ...}.
 CONTRASTIVE_API std::string open_clip_config(const models::ModelConfig& config,
                                              const image::PreprocessSpec& preprocess);
 
-/// open_clip's preprocess_cfg both ways; the image size belongs to the model. Throws: ConfigError.
-CONTRASTIVE_API ConfigNode to_node(const image::PreprocessSpec& preprocess);
-CONTRASTIVE_API image::PreprocessSpec load_preprocess(const ConfigNode& node, int64_t image_size);
+/// Writes model.safetensors with the model's tensors and, in its header, its activation. Returns: the file's SHA-256.
+CONTRASTIVE_API std::string write_weights(const std::filesystem::path& file, const models::ModelConfig& config,
+                                          const std::vector<LazyTensor>& tensors);
 
 }  // namespace contrastive::eval

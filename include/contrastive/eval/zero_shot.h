@@ -11,7 +11,7 @@
 #include "contrastive/data/classification_set.h"
 #include "contrastive/image/transform.h"
 #include "contrastive/models/clip_model.h"
-#include "contrastive/text/clip_tokenizer.h"
+#include "contrastive/text/tokenizer.h"
 
 namespace contrastive::eval {
 
@@ -35,7 +35,7 @@ struct ZeroShotOptions {
 CONTRASTIVE_API torch::Tensor average_prompts(const torch::Tensor& prompt_features);
 
 /// The classifier of a set of class names: every template filled with every name, encoded and averaged. [C, E]
-CONTRASTIVE_API torch::Tensor build_classifier(models::ClipModel& model, const text::ClipTokenizer& tokenizer,
+CONTRASTIVE_API torch::Tensor build_classifier(models::ClipModel& model, const text::Tokenizer& tokenizer,
                                                const std::vector<std::string>& class_names,
                                                const std::vector<std::string>& templates,
                                                const ZeroShotOptions& options);
@@ -58,7 +58,7 @@ class CONTRASTIVE_API ZeroShotMeter {
 /// Classifies every image of a set by its nearest class embedding, on the model's device, in eval mode; the model's
 /// mode is restored. Throws: DataError naming the sample that can't be read.
 CONTRASTIVE_API ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const image::PreprocessSpec& preprocess,
-                                                   const text::ClipTokenizer& tokenizer,
-                                                   const data::ClassificationSet& set, const ZeroShotOptions& options);
+                                                   const text::Tokenizer& tokenizer, const data::ClassificationSet& set,
+                                                   const ZeroShotOptions& options);
 
 }  // namespace contrastive::eval

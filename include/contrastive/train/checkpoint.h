@@ -38,9 +38,10 @@ class CONTRASTIVE_API CheckpointStore {
   /// `keep` >= 1: how many of the newest stay. Leftovers of interrupted writes are removed.
   CheckpointStore(std::filesystem::path run_directory, int64_t keep);
 
+  /// Tokenizer files in `tokenizer_folder` are copied into the checkpoint.
   /// Throws: CheckpointError naming the file and the system's reason; earlier checkpoints stay as they were.
   void save(const RunState& state, const models::ClipModel& model, const image::PreprocessSpec& preprocess,
-            const optim::AdamW& optimizer);
+            const optim::AdamW& optimizer, const std::filesystem::path& tokenizer_folder = {});
 
   /// The folder of the newest checkpoint, if there is one.
   std::optional<std::filesystem::path> latest() const;
@@ -50,7 +51,8 @@ class CONTRASTIVE_API CheckpointStore {
 
  private:
   void write_files(const std::filesystem::path& folder, const RunState& state, const models::ClipModel& model,
-                   const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer) const;
+                   const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer,
+                   const std::filesystem::path& tokenizer_folder) const;
   void publish(const std::filesystem::path& partial, const std::filesystem::path& folder) const;
   void remove_old() const;
 

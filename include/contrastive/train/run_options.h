@@ -192,8 +192,10 @@ struct CONTRASTIVE_API RunOptions {
   int64_t seed = 0;
   std::string precision = "fp32";
   std::string device = "auto";
-  int64_t threads = 0;  ///< compute threads; 0: one per core
-  ConfigNode model;     ///< a shipped name, a JSON file, or open_clip's model JSON itself
+  int64_t threads = 0;    ///< compute threads; 0: one per core
+  ConfigNode model;       ///< a shipped name, a JSON file, or open_clip's model JSON itself; null: that of `weights`
+  std::string weights;    ///< a checkpoint to start from (see eval::CheckpointRequest); "": random weights
+  std::string tokenizer;  ///< folder with the vocabulary of a model that doesn't use CLIP's; "": that of `weights`
   ConfigNode preprocess = ConfigNode::make_map();
   DataOptions data;
   TrainOptions train;
@@ -210,7 +212,9 @@ struct CONTRASTIVE_API RunOptions {
     f("precision", precision, one_of({"fp32", "amp_bf16"}));
     f("device", device, one_of({"auto", "cpu", "cuda"}));
     f("threads", threads, between(0, 4096));
-    f("model", model, required());
+    f("model", model);
+    f("weights", weights);
+    f("tokenizer", tokenizer);
     f("preprocess", preprocess);
     f("data", data);
     f("train", train);

@@ -20,6 +20,7 @@
 #include "contrastive/core/log.h"
 #include "contrastive/data/sample_order.h"
 #include "contrastive/data/synthetic.h"
+#include "contrastive/text/clip_tokenizer.h"
 
 #include "tests/support/paths.h"
 

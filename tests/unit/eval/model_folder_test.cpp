@@ -6,6 +6,7 @@
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
 #include "contrastive/core/safetensors.h"
+#include "contrastive/eval/preprocess_config.h"
 
 #include "tests/support/paths.h"
 
@@ -44,7 +45,7 @@ TEST(ModelFolderTest, LoadsBackWhatWasWrittenWithItsPreprocessing) {
   write_safetensors(folder.path() / kWeightsFile, model->state());
 
   for (const auto& path : {folder.path(), folder.path() / kWeightsFile}) {
-    const auto loaded = load_model_folder(path);
+    const auto loaded = load_model(path);
     EXPECT_EQ(loaded.preprocess.size, 16);
     EXPECT_EQ(loaded.preprocess.mean, preprocess.mean);
     EXPECT_EQ(loaded.preprocess.std, preprocess.std);
@@ -63,11 +64,10 @@ TEST(ModelFolderTest, LoadsBackWhatWasWrittenWithItsPreprocessing) {
 
 TEST(ModelFolderTest, NamesWhatIsMissing) {
   const test::TemporaryDirectory folder;
-  EXPECT_NE(message_of([&] { load_model_folder(folder.path() / "none"); }).find("does not exist"), std::string::npos);
-  EXPECT_NE(message_of([&] { load_model_folder(folder.path()); }).find("has no open_clip_config.json"),
-            std::string::npos);
+  EXPECT_NE(message_of([&] { load_model(folder.path() / "none"); }).find("does not exist"), std::string::npos);
+  EXPECT_NE(message_of([&] { load_model(folder.path()); }).find("has no open_clip_config.json"), std::string::npos);
   write_file_atomically(folder.path() / kConfigFile, open_clip_config(make_model()->config(), {}));
-  EXPECT_NE(message_of([&] { load_model_folder(folder.path()); }).find("model.safetensors"), std::string::npos);
+  EXPECT_NE(message_of([&] { load_model(folder.path()); }).find("model.safetensors"), std::string::npos);
 }
 
 TEST(ModelFolderTest, RefusesWeightsOfAnotherModel) {
@@ -78,7 +78,7 @@ TEST(ModelFolderTest, RefusesWeightsOfAnotherModel) {
   tensors.pop_back();
   const auto missing = model->state().back().first;
   write_safetensors(folder.path() / kWeightsFile, tensors);
-  const auto message = message_of([&] { load_model_folder(folder.path()); });
+  const auto message = message_of([&] { load_model(folder.path()); });
   EXPECT_NE(message.find("does not fit its model config"), std::string::npos) << message;
   EXPECT_NE(message.find(missing), std::string::npos) << message;
 }
