@@ -1,7 +1,9 @@
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -10,6 +12,7 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
+#include <sys/resource.h>
 
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
@@ -20,9 +23,12 @@
 #include "contrastive/data/webdataset_source.h"
 #include "contrastive/eval/model_folder.h"
 #include "contrastive/loss/contrastive_loss.h"
+#include "contrastive/loss/sigmoid_loss.h"
 #include "contrastive/models/precision.h"
 #include "contrastive/optim/adamw.h"
 #include "contrastive/text/clip_tokenizer.h"
+#include "contrastive/text/sentencepiece_tokenizer.h"
+#include "contrastive/text/wordpiece_tokenizer.h"
 
 #include "common/program.h"
 
@@ -66,12 +72,19 @@ struct TrainArguments {
   int64_t threads = 0;
 };
 
-/// Rows of `length` ids with start and end, as captions of that length give them. [B, length]
-torch::Tensor random_tokens(int64_t rows, int64_t length) {
-  auto tokens = at::randint(1, 49000, {rows, length}, at::kLong);
-  tokens.select(1, 0).fill_(text::ClipTokenizer::kStartOfText);
-  tokens.select(1, length - 1).fill_(text::ClipTokenizer::kEndOfText);
+/// Rows of `length` ids with the two highest as start and end, as captions of that length give them. [B, length]
+torch::Tensor random_tokens(int64_t rows, int64_t length, int64_t vocab_size) {
+  auto tokens = at::randint(0, std::max<int64_t>(1, vocab_size - 2), {rows, length}, at::kLong);
+  tokens.select(1, 0).fill_(vocab_size - 2);
+  tokens.select(1, length - 1).fill_(vocab_size - 1);
   return tokens;
+}
+
+loss::ContrastiveLossOutput loss_of(const models::ClipOutput& output) {
+  if (!output.logit_bias.defined()) {
+    return loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale);
+  }
+  return loss::sigmoid_loss(output.image_features, output.text_features, output.logit_scale, output.logit_bias);
 }
 
 /// Times whole training steps on random pixels and tokens: normalise, forward, loss, backward, optimiser.
@@ -90,7 +103,7 @@ int bench_train(const TrainArguments& arguments) {
   const image::PreprocessSpec preprocess;
   const auto size = config.vision_cfg.image_size;
   const auto pixels = at::randint(0, 256, {arguments.batch_size, size, size, 3}, at::kByte);
-  const auto tokens = random_tokens(arguments.batch_size, arguments.tokens).to(device);
+  const auto tokens = random_tokens(arguments.batch_size, arguments.tokens, config.text_cfg.vocab_size).to(device);
   const auto step = [&] {
     const auto images = data::normalize_images(pixels, preprocess.mean, preprocess.std, device);
     models::ClipOutput output;
@@ -98,7 +111,7 @@ int bench_train(const TrainArguments& arguments) {
       const models::AutocastGuard autocast(device.type(), arguments.precision == "amp_bf16");
       output = model->forward(images, tokens);
     }
-    const auto result = loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale);
+    const auto result = loss_of(output);
     result.loss.backward();
     optimizer.step(1e-5);
     optimizer.zero_grad();
@@ -156,25 +169,90 @@ int bench_loader(const LoaderArguments& arguments) {
   return tools::kDone;
 }
 
-/// Times one thread on the lines of a file.
-int bench_tokenizer(const std::string& file, int64_t repetitions) {
-  std::ifstream stream(file);
-  if (!stream) throw DataError(fmt::format("[{}] can't be opened", file));
+struct TokenizerArguments {
+  std::string file;
+  std::string kind = "clip";
+  std::string vocabulary;
+  int64_t context_length = 77;
+  int64_t threads = 1;
+};
+
+std::unique_ptr<text::Tokenizer> open_tokenizer(const TokenizerArguments& arguments) {
+  if (arguments.kind != "clip" && arguments.vocabulary.empty()) {
+    throw ConfigError(fmt::format("--kind {} needs --vocabulary FILE", arguments.kind));
+  }
+  if (arguments.kind == "sentencepiece") {
+    return std::make_unique<text::SentencePieceTokenizer>(arguments.vocabulary, text::siglip_tokenizer_options());
+  }
+  if (arguments.kind == "wordpiece") return std::make_unique<text::WordPieceTokenizer>(arguments.vocabulary);
+  return std::make_unique<text::ClipTokenizer>(find_resource("clip/bpe_simple_vocab_16e6.txt.gz"));
+}
+
+/// Times the lines of a file, each time with a fresh tokenizer, whose word cache is empty; making it is not counted.
+int bench_tokenizer(const TokenizerArguments& arguments, int64_t repetitions) {
+  std::ifstream stream(arguments.file);
+  if (!stream) throw DataError(fmt::format("[{}] can't be opened", arguments.file));
   std::vector<std::string> lines;
   for (std::string line; std::getline(stream, line);) lines.push_back(line);
-  if (lines.empty()) throw DataError(fmt::format("[{}] has no lines", file));
-  std::vector<int32_t> row(77);
-  const auto seconds = time_each(repetitions, [&] {
-    const text::ClipTokenizer tokenizer(
-        find_resource("clip/bpe_simple_vocab_16e6.txt.gz"));  // with an empty word cache
-    for (const auto& line : lines) tokenizer.tokenize(line, row);
-  });
+  if (lines.empty()) throw DataError(fmt::format("[{}] has no lines", arguments.file));
+  std::vector<int32_t> rows(lines.size() * static_cast<size_t>(arguments.context_length));
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < repetitions; ++i) {
+    const auto tokenizer = open_tokenizer(arguments);
+    const auto start = Clock::now();
+    text::tokenize_all(*tokenizer, lines, arguments.context_length, rows, static_cast<int>(arguments.threads));
+    seconds.push_back(seconds_since(start));
+  }
+  std::sort(seconds.begin(), seconds.end());
   const auto captions = static_cast<double>(lines.size());
   print({{"benchmark", "tokenizer"},
+         {"kind", arguments.kind},
+         {"threads", arguments.threads},
          {"captions", lines.size()},
          {"repetitions", repetitions},
          {"captions_per_s", captions / seconds[seconds.size() / 2]},
          {"captions_per_s_max", captions / seconds.front()}});
+  return tools::kDone;
+}
+
+/// Reads a file into memory of its size, as a loader that copies nothing else would.
+void read_whole_file(const std::string& file) {
+  const auto size = std::filesystem::file_size(file);
+  const std::unique_ptr<char[]> memory(new char[size]);
+  std::ifstream stream(file, std::ios::binary);
+  stream.rdbuf()->pubsetbuf(nullptr, 0);
+  if (!stream.read(memory.get(), static_cast<std::streamsize>(size))) {
+    throw CheckpointError(fmt::format("[{}] can't be read", file));
+  }
+}
+
+/// Largest resident memory of this process so far, in bytes.
+int64_t peak_memory() {
+  struct rusage usage {};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+/// Times opening a checkpoint and loading its weights into a model, beside reading the file.
+int bench_load(const std::string& file, const std::string& model, int64_t repetitions) {
+  eval::CheckpointRequest request;
+  request.path = file;
+  request.model = model;
+  const auto before = peak_memory();
+  const auto load_seconds = time_each(repetitions, [&] { eval::load_model(request); });
+  const auto load_peak = peak_memory();
+  const auto read_seconds = time_each(repetitions, [&] { read_whole_file(file); });
+  const auto size = static_cast<double>(std::filesystem::file_size(file));
+  print({{"benchmark", "load"},
+         {"file", file},
+         {"file_mb", size / 1e6},
+         {"repetitions", repetitions},
+         {"read_s_median", read_seconds[read_seconds.size() / 2]},
+         {"load_s_median", load_seconds[load_seconds.size() / 2]},
+         {"load_to_read", load_seconds[load_seconds.size() / 2] / read_seconds[read_seconds.size() / 2]},
+         {"memory_mb_before", static_cast<double>(before) / 1e6},
+         {"peak_memory_mb", static_cast<double>(load_peak) / 1e6},
+         {"memory_to_file", static_cast<double>(load_peak - before) / size}});
   return tools::kDone;
 }
 
@@ -204,15 +282,31 @@ int main(int argc, char** argv) {
   loader_command->add_option("--workers", loader.workers)->check(CLI::PositiveNumber)->capture_default_str();
   loader_command->add_option("--epochs", loader.epochs)->check(CLI::PositiveNumber)->capture_default_str();
 
-  std::string file;
+  TokenizerArguments tokenizer;
   int64_t repetitions = 3;
   auto* tokenizer_command = app.add_subcommand("tokenizer", "captions, one a line of a file");
-  tokenizer_command->add_option("file", file)->required();
+  tokenizer_command->add_option("file", tokenizer.file)->required();
+  tokenizer_command->add_option("--kind", tokenizer.kind)
+      ->check(CLI::IsMember({"clip", "sentencepiece", "wordpiece"}))
+      ->capture_default_str();
+  tokenizer_command->add_option("--vocabulary", tokenizer.vocabulary, "spiece.model or vocab.txt");
+  tokenizer_command->add_option("--context-length", tokenizer.context_length)
+      ->check(CLI::Range(4, 1 << 16))
+      ->capture_default_str();
+  tokenizer_command->add_option("--threads", tokenizer.threads)->check(CLI::Range(1, 1024))->capture_default_str();
   tokenizer_command->add_option("--repetitions", repetitions)->check(CLI::PositiveNumber)->capture_default_str();
 
+  std::string weights, weights_model;
+  auto* load_command = app.add_subcommand("load", "a model's weights from a file");
+  load_command->add_option("file", weights, "a weights file")->required();
+  load_command->add_option("--model", weights_model,
+                           "a shipped model's name or JSON file, for weights without a config");
+  load_command->add_option("--repetitions", repetitions)->check(CLI::PositiveNumber)->capture_default_str();
+
   return contrastive::tools::run_program(app, argc, argv, [&] {
+    if (load_command->parsed()) return bench_load(weights, weights_model, repetitions);
     if (train_command->parsed()) return bench_train(train);
     if (loader_command->parsed()) return bench_loader(loader);
-    return bench_tokenizer(file, repetitions);
+    return bench_tokenizer(tokenizer, repetitions);
   });
 }

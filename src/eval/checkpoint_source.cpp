@@ -250,9 +250,9 @@ fs::path find_model_config(const std::string& name_or_file) {
   std::sort(names.begin(), names.end());
   if (std::find(names.begin(), names.end(), name_or_file) != names.end()) return folder / (name_or_file + ".json");
   const auto suggestion = nearest_word(name_or_file, names);
-  throw ConfigError(fmt::format("model '{}' is neither a file nor a shipped config{}; shipped: {}", name_or_file,
-                                suggestion.empty() ? "" : fmt::format(" (did you mean {}?)", suggestion),
-                                fmt::join(names, ", ")));
+  throw ConfigError(fmt::format("model '{}' is neither a file nor a shipped config{}", name_or_file,
+                                suggestion.empty() ? fmt::format("; shipped: {}", fmt::join(names, ", "))
+                                                   : fmt::format(" (did you mean {}?)", suggestion)));
 }
 
 }  // namespace contrastive::eval
