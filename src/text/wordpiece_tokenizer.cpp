@@ -12,6 +12,7 @@
 
 #include "text/input.h"
 #include "text/unicode.h"
+#include "text/word_cache.h"
 
 namespace contrastive::text {
 
@@ -55,6 +56,15 @@ std::u32string normalize(std::u32string_view text, bool lower_case) {
     }
   }
   return to_nfc(out);
+}
+
+constexpr std::string_view kAsciiSpaces = " \t\n\r";
+constexpr int64_t kCachedWords = 1 << 16;
+
+/// Printable ASCII and spaces: nothing in it is dropped, split or composed before words are looked at.
+bool is_plain_ascii(std::string_view text) {
+  return std::all_of(text.begin(), text.end(),
+                     [](char c) { return (c >= ' ' && c <= '~') || kAsciiSpaces.find(c) != std::string_view::npos; });
 }
 
 /// Takes the next word off the front: up to white space.
@@ -148,12 +158,27 @@ struct WordPieceTokenizer::Impl {
   }
 
   void append_plain(std::string_view text, size_t enough, std::vector<int32_t>& out) const {
+    if (is_plain_ascii(text)) return append_ascii(text, enough, out);
     const auto normalized = normalize(decode_utf8(text), options.lower_case);
     std::u32string_view rest = normalized;
     while (out.size() < enough) {
       const auto word = take_word(rest);
       if (word.empty()) return;
       append_word(word, out);
+    }
+  }
+
+  /// The same for text whose words are what stands between its spaces: they are remembered.
+  void append_ascii(std::string_view text, size_t enough, std::vector<int32_t>& out) const {
+    while (out.size() < enough) {
+      text.remove_prefix(std::min(text.find_first_not_of(kAsciiSpaces), text.size()));
+      if (text.empty()) return;
+      const auto word = text.substr(0, text.find_first_of(kAsciiSpaces));
+      text.remove_prefix(word.size());
+      if (cache.append_ids(word, out)) continue;
+      const size_t before = out.size();
+      append_word(normalize(decode_utf8(word), options.lower_case), out);
+      cache.remember(word, {out.begin() + static_cast<int64_t>(before), out.end()});
     }
   }
 
@@ -203,6 +228,7 @@ struct WordPieceTokenizer::Impl {
 
   std::string name;
   WordPieceOptions options;
+  mutable WordCache cache{kCachedWords};
   Ids ids;
   std::vector<std::string> pieces;
   std::vector<Special> specials;

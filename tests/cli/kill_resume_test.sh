@@ -51,4 +51,11 @@ kill -TERM "$pid"
 wait "$pid" || fail "SIGTERM: exited with $?"
 step=$(losses runs/stopped | tail -n 1 | cut -d ' ' -f 1)
 [[ -d runs/stopped/checkpoints/$(printf 'step_%08d' "$step") ]] || fail "SIGTERM: no checkpoint of step $step"
-echo "4 checks passed: weights, optimiser, losses, SIGTERM"
+# What a model draws at random in training is drawn again: patch dropout, from a checkpoint in the middle.
+dropping=('model={embed_dim: 16, vision_cfg: {image_size: 32, patch_size: 8, layers: 2, width: 16, head_width: 8,
+  patch_dropout: 0.5}, text_cfg: {context_length: 16, width: 32, heads: 2, layers: 1}}' train.steps=20)
+"${train[@]}" "${dropping[@]}" name=whole checkpoint.every_steps=10 >/dev/null
+"${train[@]}" "${dropping[@]}" name=half checkpoint.every_steps=10 --resume runs/whole/checkpoints/step_00000010 >/dev/null
+for name in whole half; do final_weights+=("runs/$name/checkpoints/latest/model.safetensors"); done
+cmp "${final_weights[@]}" || fail "patch dropout differs after resuming"
+echo "5 checks passed: weights, optimiser, losses, SIGTERM, patch dropout"
