@@ -2,11 +2,12 @@
 add_library(contrastive_flags INTERFACE)
 target_compile_features(contrastive_flags INTERFACE cxx_std_20)
 target_compile_options(contrastive_flags INTERFACE
+  -fopenmp  # at::parallel_for is a template: without it, ours would run on one thread
   -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wshadow
   $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>  # GCC 12 sees impossible overlaps in std::string (its bug 105651)
   $<$<BOOL:${CONTRASTIVE_WARNINGS_AS_ERRORS}>:-Werror>
   $<$<BOOL:${CONTRASTIVE_SANITIZE}>:-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer>)
-target_link_options(contrastive_flags INTERFACE
+target_link_options(contrastive_flags INTERFACE -fopenmp
   $<$<BOOL:${CONTRASTIVE_SANITIZE}>:-fsanitize=address,undefined>)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_EXPORT_COMPILE_COMMANDS ON)

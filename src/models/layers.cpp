@@ -7,6 +7,8 @@
 
 #include "contrastive/models/precision.h"
 
+#include "models/batch_norm.h"
+
 namespace contrastive::models {
 namespace {
 
@@ -118,10 +120,12 @@ BatchNorm2dImpl::BatchNorm2dImpl(int64_t channels, torch::Device device) {
 }
 
 torch::Tensor BatchNorm2dImpl::forward(const torch::Tensor& x) {
-  if (is_training()) num_batches_tracked.add_(1);
-  return at::batch_norm(x, weight, bias, running_mean, running_var, is_training(), kBatchNormMomentum,
-                        kBatchNormEpsilon,
-                        /*cudnn_enabled=*/true);
+  if (!is_training()) {
+    return at::batch_norm(x, weight, bias, running_mean, running_var, /*training=*/false, kBatchNormMomentum,
+                          kBatchNormEpsilon, /*cudnn_enabled=*/true);
+  }
+  num_batches_tracked.add_(1);
+  return detail::train_batch_norm(x, weight, bias, running_mean, running_var, kBatchNormMomentum, kBatchNormEpsilon);
 }
 
 void BatchNorm2dImpl::reset_parameters() {

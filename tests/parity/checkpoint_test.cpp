@@ -88,12 +88,13 @@ TEST_F(CheckpointParityTest, OpenAiWeightsGoBackInTheDtypesTheyCameIn) {
 }
 
 TEST_F(CheckpointParityTest, ATrainingCheckpointOfOpenClipEvaluatesAndTrainsOnAsThere) {
-  const auto io = tensors_of(openai_ / "epoch_3_io.safetensors");
-  const auto config = (openai_ / "epoch_3_config.json").string();
-  auto loaded = eval::load_model({.path = openai_ / "epoch_3.pt", .model = config});
+  const auto checkpoint = test::only_file(openai_, "epoch_", ".pt");
+  const auto stem = (openai_ / checkpoint.stem()).string();
+  const auto io = tensors_of(stem + "_io.safetensors");
+  auto loaded = eval::load_model({.path = checkpoint, .model = stem + "_config.json"});
   expect_outputs(loaded.model, io);
 
-  const TorchFile file(openai_ / "epoch_3.pt");
+  const TorchFile file(checkpoint);
   loaded.model->train();
   const auto parameters = loaded.model->named_trainable();
   const auto settings = optim::torch_adamw_settings(file);

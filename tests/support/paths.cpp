@@ -40,6 +40,14 @@ fs::path own_fixtures_dir() {
   return fs::path(CONTRASTIVE_SOURCE_DIR) / "tests" / "fixtures";
 }
 
+fs::path only_file(const fs::path& folder, std::string_view start, std::string_view end) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const auto name = entry.path().filename().string();
+    if (name.starts_with(start) && name.ends_with(end)) return entry.path();
+  }
+  throw std::runtime_error(folder.string() + " has no file " + std::string(start) + "*" + std::string(end));
+}
+
 fs::path merges_file() {
   return find_resource("clip/bpe_simple_vocab_16e6.txt.gz");
 }

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 
 namespace contrastive::test {
 
@@ -18,6 +19,9 @@ std::optional<std::filesystem::path> data_dir();
 
 /// The repository's own tests/fixtures.
 std::filesystem::path own_fixtures_dir();
+
+/// The one file of a folder whose name starts and ends so; throws if there is none.
+std::filesystem::path only_file(const std::filesystem::path& folder, std::string_view start, std::string_view end);
 
 /// CLIP's merges file: $CONTRASTIVE_RESOURCES/clip/..., or where set-up put it; throws if there is none.
 std::filesystem::path merges_file();

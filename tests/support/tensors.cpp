@@ -1,5 +1,6 @@
 #include "tests/support/tensors.h"
 
+#include <cstring>
 #include <stdexcept>
 
 #include <ATen/ATen.h>
@@ -57,6 +58,12 @@ const ConfigNode& child(const ConfigNode& map, const std::string& key) {
                                          << expected.scalar_type();
   }
   return tensors_near(name, actual, expected, {});
+}
+
+bool same_bytes(const torch::Tensor& a, const torch::Tensor& b) {
+  if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
+  const auto x = a.contiguous(), y = b.contiguous();
+  return x.numel() == 0 || std::memcmp(x.const_data_ptr(), y.const_data_ptr(), x.nbytes()) == 0;
 }
 
 torch::Tensor random_normal(at::IntArrayRef sizes, uint64_t seed, torch::ScalarType dtype) {

@@ -29,6 +29,9 @@ struct Tolerance {
 ::testing::AssertionResult tensors_equal(const std::string& name, const torch::Tensor& actual,
                                          const torch::Tensor& expected);
 
+/// Equal dtype, shape and bytes; also for unsigned tensors of more than 8 bits, which can't be compared.
+bool same_bytes(const torch::Tensor& a, const torch::Tensor& b);
+
 /// Values of a normal distribution that depend on the seed only.
 torch::Tensor random_normal(at::IntArrayRef sizes, uint64_t seed, torch::ScalarType dtype = torch::kFloat);
 

@@ -20,6 +20,7 @@
 #include "contrastive/core/file.h"
 
 #include "tests/support/paths.h"
+#include "tests/support/tensors.h"
 
 namespace contrastive {
 namespace {
@@ -68,12 +69,6 @@ const std::vector<std::pair<std::string, at::ScalarType>> kFixtureOrder{
     {"of.int32", at::kInt},     {"of.bfloat16", at::kBFloat16}, {"of.float16", at::kHalf}, {"of.uint16", at::kUInt16},
     {"of.int16", at::kShort},   {"of.int8", at::kChar},         {"of.uint8", at::kByte},   {"of.bool", at::kBool}};
 
-/// Unsigned tensors of more than 8 bits have no comparison.
-bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() &&
-         std::memcmp(a.const_data_ptr(), b.contiguous().const_data_ptr(), a.nbytes()) == 0;
-}
-
 class SafetensorsTest : public ::testing::Test {
  protected:
   fs::path at_path(const std::string& name) const { return folder_.path() / name; }
@@ -108,7 +103,7 @@ TEST_F(SafetensorsTest, ReadsEveryDtypeThePythonPackageWrote) {
     ASSERT_TRUE(file.contains(name));
     const auto tensor = file.tensor(name);
     EXPECT_EQ(tensor.scalar_type(), dtype);
-    EXPECT_TRUE(same_bytes(tensor, expected_tensor(name, dtype)));
+    EXPECT_TRUE(test::same_bytes(tensor, expected_tensor(name, dtype)));
   }
   EXPECT_EQ(file.names(), expected_names);
   EXPECT_EQ(file.tensors().size(), expected_names.size());
@@ -129,7 +124,7 @@ TEST_F(SafetensorsTest, TensorsOutliveTheFileObject) {
     const SafetensorsFile file(fixture("all_dtypes.safetensors"));
     tensor = file.tensor("of.float32");
   }
-  EXPECT_TRUE(same_bytes(tensor, expected_tensor("of.float32", at::kFloat)));
+  EXPECT_TRUE(test::same_bytes(tensor, expected_tensor("of.float32", at::kFloat)));
 }
 
 TEST_F(SafetensorsTest, ReadsDataThatIsNotAligned) {
@@ -145,7 +140,7 @@ TEST_F(SafetensorsTest, ReadsDataThatIsNotAligned) {
 TEST_F(SafetensorsTest, TakesEveryByteOfABoolBut0ForTrue) {
   const std::string header = R"({"a":{"dtype":"BOOL","shape":[3],"data_offsets":[0,3]}})";
   const SafetensorsFile file(put(with_length(header, header.size()) + std::string("\0\1\x80", 3)));
-  EXPECT_TRUE(same_bytes(file.tensor("a"), at::tensor({0, 1, 1}).to(at::kBool)));
+  EXPECT_TRUE(test::same_bytes(file.tensor("a"), at::tensor({0, 1, 1}).to(at::kBool)));
 }
 
 TEST_F(SafetensorsTest, EveryTruncationIsAnError) {
@@ -322,7 +317,7 @@ TEST_F(SafetensorsTest, WritesWhatItReadsBackInOrder) {
   ASSERT_EQ(back.size(), tensors.size());
   for (size_t i = 0; i < back.size(); ++i) {
     EXPECT_EQ(back[i].first, tensors[i].first);
-    EXPECT_TRUE(same_bytes(back[i].second, tensors[i].second.detach())) << tensors[i].first;
+    EXPECT_TRUE(test::same_bytes(back[i].second, tensors[i].second.detach())) << tensors[i].first;
   }
   EXPECT_TRUE(read.metadata().empty());
 }

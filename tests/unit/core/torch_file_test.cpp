@@ -17,6 +17,7 @@
 #include "contrastive/core/safetensors.h"
 
 #include "tests/support/paths.h"
+#include "tests/support/tensors.h"
 #include "tests/support/zip.h"
 
 namespace contrastive {
@@ -44,13 +45,6 @@ std::string message_of(const std::function<void()>& action) {
 /// How messages about a file begin.
 std::string about(const fs::path& file) {
   return fmt::format("[{}] ", file.string());
-}
-
-/// Unsigned tensors of more than 8 bits have no comparison.
-bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
-  if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) return false;
-  return a.numel() == 0 ||
-         std::memcmp(a.contiguous().const_data_ptr(), b.contiguous().const_data_ptr(), a.nbytes()) == 0;
 }
 
 const std::vector<std::pair<std::string, at::ScalarType>> kDtypeOrder{{"of.float64", at::kDouble},
@@ -159,7 +153,7 @@ TEST_F(TorchFileTest, ReadsEveryDtypeOfEveryProtocol) {
       const auto& [expected_name, dtype] = kDtypeOrder[i];
       EXPECT_EQ(state[i].first, expected_name);
       EXPECT_EQ(state[i].second.scalar_type(), dtype);
-      EXPECT_TRUE(same_bytes(state[i].second, expected_tensor(expected_name, dtype))) << expected_name;
+      EXPECT_TRUE(test::same_bytes(state[i].second, expected_tensor(expected_name, dtype))) << expected_name;
     }
   }
 }
@@ -183,7 +177,7 @@ TEST_F(TorchFileTest, ReadsViewsWhetherAlignedOrNotOrDeflated) {
     ASSERT_EQ(state.size(), expected.size());
     for (size_t i = 0; i < state.size(); ++i) {
       EXPECT_EQ(state[i].first, expected[i].first);
-      EXPECT_TRUE(same_bytes(state[i].second, expected[i].second)) << state[i].first;
+      EXPECT_TRUE(test::same_bytes(state[i].second, expected[i].second)) << state[i].first;
     }
     EXPECT_EQ(state[1].second.strides(), at::IntArrayRef({1, 6})) << "a view, not a copy";
     EXPECT_EQ(state[0].second.const_data_ptr(), state[1].second.const_data_ptr()) << "both views of one storage";
@@ -203,7 +197,7 @@ TEST_F(TorchFileTest, TensorsOutliveTheFileObject) {
     EXPECT_EQ(late[i].name, eager[i].first);
     EXPECT_EQ(late[i].dtype, eager[i].second.scalar_type());
     EXPECT_EQ(at::IntArrayRef(late[i].shape), eager[i].second.sizes());
-    for (int again = 0; again < 2; ++again) EXPECT_TRUE(same_bytes(late[i].load(), eager[i].second));
+    for (int again = 0; again < 2; ++again) EXPECT_TRUE(test::same_bytes(late[i].load(), eager[i].second));
   }
 }
 
@@ -271,7 +265,7 @@ TEST_F(TorchFileTest, ReadsTheParametersAndBuffersOfATorchScriptArchive) {
   EXPECT_EQ(state[1].first, "input_resolution");
   EXPECT_EQ(state[1].second.item<int64_t>(), 224);
   EXPECT_EQ(state[2].first, "inner.weight");
-  EXPECT_TRUE(same_bytes(state[2].second, at::tensor({1.0, 2.0}).view({1, 2}).to(at::kHalf)));
+  EXPECT_TRUE(test::same_bytes(state[2].second, at::tensor({1.0, 2.0}).view({1, 2}).to(at::kHalf)));
 }
 
 TEST_F(TorchFileTest, TellsHowToConvertLegacyFiles) {
@@ -393,7 +387,7 @@ TEST_F(TorchFileTest, ExpandedTensorsAreViewsUpToABound) {
 TEST_F(TorchFileTest, TakesEveryByteOfABoolBut0ForTrue) {
   const auto bools = storage("torch\nBoolStorage", "0", 16);
   const TorchFile file(put_pickle("}" + text("w") + tensor(bools, 0, {3}, {1}) + "s"));
-  EXPECT_TRUE(same_bytes(file.state_dict()[0].second, at::tensor({0, 1, 1}).to(at::kBool)));
+  EXPECT_TRUE(test::same_bytes(file.state_dict()[0].second, at::tensor({0, 1, 1}).to(at::kBool)));
 }
 
 TEST_F(TorchFileTest, NothingOfAPickleRuns) {
@@ -479,7 +473,7 @@ TEST_F(TorchFileTest, WritesWhatItReadsBackAligned) {
   ASSERT_EQ(back.size(), tensors.size());
   for (size_t i = 0; i < back.size(); ++i) {
     EXPECT_EQ(back[i].first, tensors[i].first);
-    EXPECT_TRUE(same_bytes(back[i].second, tensors[i].second)) << back[i].first;
+    EXPECT_TRUE(test::same_bytes(back[i].second, tensors[i].second)) << back[i].first;
     const auto address = reinterpret_cast<uintptr_t>(back[i].second.const_data_ptr());
     EXPECT_TRUE(back[i].second.numel() == 0 || address % 64 == 0) << back[i].first;
   }
