@@ -145,17 +145,16 @@ class HfPreprocessReader {
   void read_three(const char* key, std::array<float, 3>& values) const {
     const auto* list = node_.find(key);
     if (list == nullptr) return;
-    struct Three {
-      std::vector<double> values;
-      void fields(detail::OptionsReader& f) { f("values", values); }
+    const auto fail = [&] {
+      throw ConfigError(
+          fmt::format("{}: {}: expected three numbers, found {}", list->place.to_string(), key, to_json(*list, -1)));
     };
-    auto map = ConfigNode::make_map();
-    map.add("values", *list);
-    const auto three = read_options<Three>(map);
-    if (three.values.size() != 3) {
-      throw ConfigError(fmt::format("{}: {}: expected three numbers", list->place.to_string(), key));
+    if (list->items.size() != values.size()) fail();
+    for (size_t i = 0; i < values.size(); ++i) {
+      const auto& text = list->items[i].scalar;
+      const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), values[i]);
+      if (text.empty() || error != std::errc() || end != text.data() + text.size()) fail();
     }
-    copy_three(three.values, values);
   }
 
   const ConfigNode& node_;

@@ -31,6 +31,23 @@ expect_success "${convert[@]}" first larger --image-size 64 --context-length 40 
 grep -q '"image_size": 64' larger/open_clip_config.json || fail "the config kept the old image size"
 expect_success "$BIN/clip_eval" zero-shot --checkpoint larger --data synthetic --output result.json
 
+# A SigLIP model trains, carries its vocabulary, and goes on when the original is gone.
+siglip='{embed_dim: 24, custom_text: true, init_logit_bias: -10, init_logit_scale: 2.3, vision_cfg: {image_size: 32,
+  timm_model_name: vit_base_patch16_siglip_224, timm_pool: map, timm_proj: none,
+  timm_model_kwargs: {embed_dim: 24, depth: 1, num_heads: 2, patch_size: 8}}, text_cfg: {context_length: 16,
+  vocab_size: 32000, width: 32, heads: 2, layers: 1, no_causal_mask: true, pool_type: last, proj_bias: true,
+  norm_kwargs: {eps: 1.0e-6}, hf_tokenizer_name: timm/ViT-B-16-SigLIP, tokenizer_kwargs: {clean: canonicalize}}}'
+expect_failure 2 "spiece.model" "$BIN/clip_train" --config "$TINY" name=siglip "model=$siglip" train.steps=6
+mkdir vocabulary
+cp "$SOURCE/tests/fixtures/siglip_tokenizer/spiece.model" vocabulary/
+expect_success "$BIN/clip_train" --config "$TINY" name=siglip "model=$siglip" tokenizer=vocabulary train.steps=6
+rm -r vocabulary
+expect_success "$BIN/clip_train" --config runs/siglip/config.yaml --resume auto
+expect_success "${convert[@]}" runs/siglip siglip
+[[ -f siglip/spiece.model ]] || fail "the vocabulary was left behind"
+expect_success "$BIN/clip_eval" zero-shot --checkpoint siglip --data synthetic --output result.json
+expect_failure 2 "transformers' CLIPModel can't hold a SigLIP tower" "${convert[@]}" siglip out --to hf
+
 # Refused.
 expect_failure 2 "[first] exists already; --force writes over it" "${convert[@]}" hf first
 expect_success "${convert[@]}" hf first --force

@@ -1,7 +1,6 @@
 #include "contrastive/core/config_node.h"
 
 #include <fstream>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -10,6 +9,7 @@
 
 #include "contrastive/core/error.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace contrastive {
@@ -17,17 +17,8 @@ namespace {
 
 using Kind = ConfigNode::Kind;
 
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const ConfigError& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 std::string parse_error(const std::string& text) {
-  return message_of([&] { parse_config(text, "c.yaml"); });
+  return test::message_of<ConfigError>([&] { parse_config(text, "c.yaml"); });
 }
 
 nlohmann::json json_of(const std::string& yaml) {
@@ -35,7 +26,7 @@ nlohmann::json json_of(const std::string& yaml) {
 }
 
 std::string override_error(const std::string& document, const std::string& text) {
-  return message_of([&] {
+  return test::message_of<ConfigError>([&] {
     auto root = parse_config(document, "c.yaml");
     apply_override(root, text);
   });
@@ -179,9 +170,10 @@ TEST(ConfigNodeTest, LoadsAFileAndNamesIt) {
   const test::TemporaryDirectory folder;
   const auto file = folder.path() / "c.yaml";
   std::ofstream(file) << "a: 1\na: 2\n";
-  EXPECT_EQ(message_of([&] { load_config(file); }), file.string() + ":2:1: a: duplicate key (first at line 1)");
+  EXPECT_EQ(test::message_of<ConfigError>([&] { load_config(file); }),
+            file.string() + ":2:1: a: duplicate key (first at line 1)");
   const auto missing = folder.path() / "none.yaml";
-  EXPECT_EQ(message_of([&] { load_config(missing); }),
+  EXPECT_EQ(test::message_of<ConfigError>([&] { load_config(missing); }),
             "[" + missing.string() + "] can't be read: No such file or directory");
 }
 

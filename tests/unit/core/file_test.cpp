@@ -3,7 +3,6 @@
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
-#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -14,21 +13,13 @@
 
 #include "contrastive/core/error.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace contrastive {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
 
 void put(const fs::path& file, const std::string& content) {
   std::ofstream(file, std::ios::binary) << content;
@@ -75,11 +66,11 @@ TEST_F(FileTest, ReadsEveryByte) {
 TEST_F(FileTest, RefusesWhatIsMissingTooLargeOrNoFile) {
   put(at("ten"), "0123456789");
   EXPECT_EQ(read_text_file(at("ten"), 10).size(), 10u);
-  EXPECT_EQ(message_of([&] { read_text_file(at("ten"), 9); }),
+  EXPECT_EQ(test::message_of([&] { read_text_file(at("ten"), 9); }),
             named("ten") + "has 10 bytes, but at most 9 are expected here");
-  EXPECT_EQ(message_of([&] { read_text_file(at("none")); }),
+  EXPECT_EQ(test::message_of([&] { read_text_file(at("none")); }),
             named("none") + "can't be read: No such file or directory");
-  EXPECT_EQ(message_of([&] { read_text_file(folder_.path()); }),
+  EXPECT_EQ(test::message_of([&] { read_text_file(folder_.path()); }),
             "[" + folder_.path().string() + "] can't be read: Is a directory");
   EXPECT_THROW(read_text_file("/dev/zero"), Error);
 }
@@ -97,7 +88,7 @@ TEST_F(FileTest, KeepsTheOldFileWhenWritingFails) {
   put(at("file"), "old");
   {
     const FileSizeLimit limit(4096);
-    EXPECT_EQ(message_of([&] { write_file_atomically(at("file"), std::string(10'000, 'x')); }),
+    EXPECT_EQ(test::message_of([&] { write_file_atomically(at("file"), std::string(10'000, 'x')); }),
               named("file") + "writing the file failed: File too large");
   }
   EXPECT_EQ(read_text_file(at("file")), "old");
@@ -105,10 +96,10 @@ TEST_F(FileTest, KeepsTheOldFileWhenWritingFails) {
 }
 
 TEST_F(FileTest, NamesTheReasonWhenTheFolderIsMissingOrTheNameTaken) {
-  EXPECT_EQ(message_of([&] { write_file_atomically(at("none") / "file", "x"); }),
+  EXPECT_EQ(test::message_of([&] { write_file_atomically(at("none") / "file", "x"); }),
             named("none/file") + "creating the file failed: No such file or directory");
   fs::create_directories(at("taken") / "child");
-  EXPECT_EQ(message_of([&] { write_file_atomically(at("taken"), "x"); }),
+  EXPECT_EQ(test::message_of([&] { write_file_atomically(at("taken"), "x"); }),
             named("taken") + "renaming to the file failed: Is a directory");
   EXPECT_EQ(entries_in(folder_.path()), 1u);
 }
@@ -134,12 +125,12 @@ TEST_F(FileTest, MapsFilesAndRefusesOthers) {
   put(at("empty"), "");
   EXPECT_TRUE(MappedFile(at("empty")).bytes().empty());
 
-  EXPECT_EQ(message_of([&] { MappedFile file(at("none")); }),
+  EXPECT_EQ(test::message_of([&] { MappedFile file(at("none")); }),
             named("none") + "can't be opened: No such file or directory");
-  EXPECT_EQ(message_of([&] { MappedFile file(folder_.path()); }),
+  EXPECT_EQ(test::message_of([&] { MappedFile file(folder_.path()); }),
             "[" + folder_.path().string() + "] is not a regular file");
   ASSERT_EQ(mkfifo(at("pipe").c_str(), 0600), 0);
-  EXPECT_EQ(message_of([&] { MappedFile file(at("pipe")); }), named("pipe") + "is not a regular file");
+  EXPECT_EQ(test::message_of([&] { MappedFile file(at("pipe")); }), named("pipe") + "is not a regular file");
 }
 
 TEST_F(FileTest, FindsResourcesUnderTheGivenFolderFirst) {
@@ -147,7 +138,7 @@ TEST_F(FileTest, FindsResourcesUnderTheGivenFolderFirst) {
   put(at("clip/words"), "x");
   setenv("CONTRASTIVE_RESOURCES", folder_.path().c_str(), 1);
   EXPECT_EQ(find_resource("clip/words"), at("clip/words"));
-  const auto message = message_of([] { find_resource("clip/none"); });
+  const auto message = test::message_of([] { find_resource("clip/none"); });
   unsetenv("CONTRASTIVE_RESOURCES");
   EXPECT_EQ(message.find("[clip/none] not found; looked at: " + at("clip/none").string() + ", "), 0u) << message;
   EXPECT_NE(message.find("/share/contrastive/clip/none"), std::string::npos) << message;

@@ -5,7 +5,6 @@
 #include <csignal>
 #include <cstring>
 #include <fstream>
-#include <functional>
 #include <limits>
 #include <string>
 
@@ -19,6 +18,7 @@
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 #include "tests/support/tensors.h"
 
@@ -30,15 +30,6 @@ using nlohmann::json;
 
 fs::path fixture(const std::string& name) {
   return test::own_fixtures_dir() / "safetensors" / name;
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const CheckpointError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 /// How messages about a file begin.
@@ -86,7 +77,7 @@ class SafetensorsTest : public ::testing::Test {
 
   std::string error_of_bytes(const std::string& bytes) const {
     const auto file = put(bytes);
-    const auto message = message_of([&] { SafetensorsFile opened(file); });
+    const auto message = test::message_of<CheckpointError>([&] { SafetensorsFile opened(file); });
     const auto prefix = about(file);
     return message.find(prefix) == 0 ? message.substr(prefix.size()) : message;
   }
@@ -225,7 +216,7 @@ TEST_F(SafetensorsTest, RefusesEntriesThatAreNotTensors) {
 
 TEST_F(SafetensorsTest, NamesDtypesItCannotHold) {
   const auto file = fixture("float8.safetensors");
-  EXPECT_EQ(message_of([&] { SafetensorsFile opened(file); }),
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { SafetensorsFile opened(file); }),
             about(file) + "tensor 'weight' has dtype \"F8_E4M3\", which is not supported");
 }
 
@@ -275,12 +266,13 @@ TEST_F(SafetensorsTest, RefusesSizesThatDoNotFitTheShape) {
 
 TEST_F(SafetensorsTest, NamesMissingFilesAndTensors) {
   const auto missing = at_path("none");
-  EXPECT_EQ(message_of([&] { SafetensorsFile file(missing); }),
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { SafetensorsFile file(missing); }),
             about(missing) + "can't be opened: No such file or directory");
-  EXPECT_EQ(message_of([&] { SafetensorsFile file(folder_.path()); }), about(folder_.path()) + "is not a regular file");
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { SafetensorsFile file(folder_.path()); }),
+            about(folder_.path()) + "is not a regular file");
   const auto path = fixture("no_tensors.safetensors");
   const SafetensorsFile file(path);
-  EXPECT_EQ(message_of([&] { file.tensor("x"); }), about(path) + "has no tensor 'x'");
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { file.tensor("x"); }), about(path) + "has no tensor 'x'");
 }
 
 TEST_F(SafetensorsTest, WritesTheBytesThePythonPackageWrites) {
@@ -326,7 +318,7 @@ TEST_F(SafetensorsTest, RefusesToWriteWhatTheFormatCannotHold) {
   const auto file = at_path("file");
   const auto one = at::ones({1});
   const auto error = [&](const NamedTensors& tensors, const std::map<std::string, std::string>& metadata = {}) {
-    return message_of([&] { write_safetensors(file, tensors, metadata); });
+    return test::message_of<CheckpointError>([&] { write_safetensors(file, tensors, metadata); });
   };
   const auto where = about(file);
   EXPECT_EQ(error({{"a", one}, {"a", one}}), where + "tensor 'a' is given twice");
@@ -347,7 +339,7 @@ TEST_F(SafetensorsTest, AFailedWriteKeepsTheOldFileAndNamesTheReason) {
   const rlimit limit{4096, old_limit.rlim_max};
   const auto old_handler = std::signal(SIGXFSZ, SIG_IGN);
   setrlimit(RLIMIT_FSIZE, &limit);
-  const auto message = message_of([&] { write_safetensors(file, {{"a", at::ones({10'000})}}); });
+  const auto message = test::message_of<CheckpointError>([&] { write_safetensors(file, {{"a", at::ones({10'000})}}); });
   setrlimit(RLIMIT_FSIZE, &old_limit);
   std::signal(SIGXFSZ, old_handler);
   EXPECT_EQ(message, about(file) + "writing the file failed: File too large");

@@ -3,7 +3,6 @@
 
 #include <cstring>
 #include <fstream>
-#include <functional>
 #include <map>
 #include <string>
 
@@ -16,6 +15,7 @@
 #include "contrastive/core/file.h"
 #include "contrastive/core/safetensors.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 #include "tests/support/tensors.h"
 #include "tests/support/zip.h"
@@ -31,15 +31,6 @@ using Kind = TorchValue::Kind;
 
 fs::path fixture(const std::string& name) {
   return test::own_fixtures_dir() / "torch_file" / name;
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const CheckpointError& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 /// How messages about a file begin.
@@ -124,7 +115,7 @@ class TorchFileTest : public ::testing::Test {
 
   /// The error of opening a file and reading its tensors, without the file's name.
   static std::string error_of(const fs::path& file) {
-    const auto message = message_of([&] {
+    const auto message = test::message_of<CheckpointError>([&] {
       for (const auto& named : TorchFile(file).state_dict()) named.second.sum();
     });
     const auto prefix = about(file);
@@ -444,10 +435,14 @@ TEST_F(TorchFileTest, BoundsTheNamesOfSharedParts) {
 TEST_F(TorchFileTest, ValuesNameTheirKindWhenAskedForAnother) {
   const TorchValue value(int64_t{5});
   EXPECT_EQ(value.as_float(), 5.0);
-  EXPECT_EQ(message_of([&] { value.as_string(); }), "[PyTorch file] a value is an int, but a string was expected");
-  EXPECT_EQ(message_of([&] { value.items(); }), "[PyTorch file] a value is an int, but a list was expected");
-  EXPECT_EQ(message_of([&] { value.as_bool(); }), "[PyTorch file] a value is an int, but a bool was expected");
-  EXPECT_EQ(message_of([&] { TorchValue().as_tensor(); }), "[PyTorch file] a value is None, but a tensor was expected");
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { value.as_string(); }),
+            "[PyTorch file] a value is an int, but a string was expected");
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { value.items(); }),
+            "[PyTorch file] a value is an int, but a list was expected");
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { value.as_bool(); }),
+            "[PyTorch file] a value is an int, but a bool was expected");
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { TorchValue().as_tensor(); }),
+            "[PyTorch file] a value is None, but a tensor was expected");
   EXPECT_EQ(value.find("x"), nullptr);
 }
 
@@ -506,7 +501,7 @@ TEST_F(TorchFileTest, RefusesToWriteWhatTheFormatCannotHold) {
   const auto file = at_path("file.pt");
   const auto one = at::ones({1});
   const auto error = [&](const std::vector<LazyTensor>& tensors) {
-    return message_of([&] { write_torch_file(file, tensors); });
+    return test::message_of<CheckpointError>([&] { write_torch_file(file, tensors); });
   };
   const auto where = about(file);
   EXPECT_EQ(error(lazy({{"a", one}, {"a", one}})), where + "tensor 'a' is given twice");
@@ -521,7 +516,7 @@ TEST_F(TorchFileTest, RefusesToWriteWhatTheFormatCannotHold) {
   EXPECT_EQ(announce(at::kFloat, {2}, {}), where + "tensor 'a' was announced as Float [2], but is undefined");
   EXPECT_EQ(announce(at::kFloat, {-1}, one), where + "tensor 'a' can't have shape [-1]");
   EXPECT_FALSE(fs::exists(file));
-  EXPECT_EQ(message_of([&] {
+  EXPECT_EQ(test::message_of<CheckpointError>([&] {
               write_torch_file(at_path("none") / "file.pt", lazy({{"a", one}}));
             }),
             about(at_path("none") / "file.pt") + "creating the file failed: No such file or directory");

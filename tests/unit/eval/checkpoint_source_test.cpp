@@ -18,6 +18,7 @@
 #include "contrastive/eval/preprocess_config.h"
 #include "contrastive/models/weight_names.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 #include "tests/support/tensors.h"
 
@@ -45,16 +46,6 @@ void write_folder(const fs::path& folder, const models::ModelConfig& config, con
   fs::create_directories(folder);
   write_file_atomically(folder / kConfigFile, open_clip_config(config, {}));
   write_weights(folder / kWeightsFile, config, lazy(state));
-}
-
-template <typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 class CheckpointSourceTest : public ::testing::Test {
@@ -107,8 +98,9 @@ TEST_F(CheckpointSourceTest, ASiglipModelSurvivesAnOpenClipFolder) {
   const auto source = open_checkpoint({.path = test::own_fixtures_dir() / "hf" / "siglip"});
   write_checkpoint(folder_ / "out", CheckpointFormat::open_clip, source);
   EXPECT_EQ(open_checkpoint({.path = folder_ / "out"}).config, source.config);
-  EXPECT_NE(message_of([&] { write_checkpoint(folder_ / "hf", CheckpointFormat::hf, source); }).find("a SigLIP tower"),
-            std::string::npos);
+  EXPECT_NE(
+      test::message_of([&] { write_checkpoint(folder_ / "hf", CheckpointFormat::hf, source); }).find("a SigLIP tower"),
+      std::string::npos);
   EXPECT_FALSE(fs::exists(folder_ / "hf"));
 }
 
@@ -124,7 +116,7 @@ TEST_F(CheckpointSourceTest, AnotherImageSizeAndContextLengthResizeThePositions)
 TEST_F(CheckpointSourceTest, AConfigThatContradictsTheRecordedActivationIsAnError) {
   write_folder(folder_, tiny(true), state_of(tiny(true)));
   write_file_atomically(folder_ / kConfigFile, open_clip_config(tiny(false), {}));
-  const auto message = message_of([&] { open_checkpoint({.path = folder_}); });
+  const auto message = test::message_of([&] { open_checkpoint({.path = folder_}); });
   EXPECT_NE(message.find("was trained with QuickGELU (by its header), but the config beside it says quick_gelu: false"),
             std::string::npos)
       << message;
@@ -133,7 +125,8 @@ TEST_F(CheckpointSourceTest, AConfigThatContradictsTheRecordedActivationIsAnErro
 TEST_F(CheckpointSourceTest, OpenAiWeightsUnderAModelWithTheOtherActivationAreAnError) {
   const auto config = tiny(true);
   write_torch_file(folder_ / "weights.pt", models::to_openai_weights(lazy(state_of(config)), config));
-  const auto message = message_of([&] { open_checkpoint({.path = folder_ / "weights.pt", .config = tiny(false)}); });
+  const auto message =
+      test::message_of([&] { open_checkpoint({.path = folder_ / "weights.pt", .config = tiny(false)}); });
   EXPECT_NE(message.find("was trained with QuickGELU (by OpenAI's format)"), std::string::npos) << message;
   EXPECT_NO_THROW(open_checkpoint({.path = folder_ / "weights.pt", .config = config}));
 }
@@ -145,7 +138,7 @@ TEST_F(CheckpointSourceTest, TheNamesOfPublishedWeightsDecideAndUnknownOnesGiveA
     if (level == LogLevel::warning) warnings += text;
   });
   write_safetensors(folder_ / "metaclip_400m.safetensors", state);
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(test::message_of([&] {
               open_checkpoint({.path = folder_ / "metaclip_400m.safetensors", .config = tiny(false)});
             }).find("(by its name ('metaclip'))"),
             std::string::npos);
@@ -162,7 +155,7 @@ TEST_F(CheckpointSourceTest, MissingTensorsMayBeAllowedByName) {
   state.pop_back();
   const auto missing = state_of(config).back().first;
   write_folder(folder_, config, state);
-  EXPECT_NE(message_of([&] { load_model(folder_); }).find(missing + ": missing"), std::string::npos);
+  EXPECT_NE(test::message_of([&] { load_model(folder_); }).find(missing + ": missing"), std::string::npos);
   const auto loaded = load_model({.path = folder_}, [&](const std::string& name) { return name == missing; });
   for (const auto& [name, tensor] : loaded.model->state()) EXPECT_TRUE(tensor.isfinite().all().item<bool>()) << name;
 }
@@ -171,15 +164,16 @@ TEST_F(CheckpointSourceTest, AnIndexCantReachOutOfItsFolder) {
   fs::copy(test::own_fixtures_dir() / "hf" / "siglip" / "config.json", folder_ / "config.json");
   std::ofstream(folder_ / "model.safetensors.index.json")
       << R"({"weight_map": {"logit_scale": "../secret.safetensors"}})";
-  EXPECT_NE(message_of([&] { open_checkpoint({.path = folder_}); }).find("which is not a file beside it"),
+  EXPECT_NE(test::message_of([&] { open_checkpoint({.path = folder_}); }).find("which is not a file beside it"),
             std::string::npos);
 }
 
 TEST_F(CheckpointSourceTest, WeightsAloneMustNameTheirModel) {
   write_safetensors(folder_ / "w.safetensors", state_of(tiny(false)));
-  EXPECT_NE(
-      message_of([&] { open_checkpoint({.path = folder_ / "w.safetensors"}); }).find("name it (--model ViT-B-32)"),
-      std::string::npos);
+  EXPECT_NE(test::message_of([&] {
+              open_checkpoint({.path = folder_ / "w.safetensors"});
+            }).find("name it (--model ViT-B-32)"),
+            std::string::npos);
 }
 
 TEST(HfPreprocessTest, WritesWhatItReadsAndRefusesOtherSizes) {
@@ -195,11 +189,11 @@ TEST(HfPreprocessTest, WritesWhatItReadsAndRefusesOtherSizes) {
     EXPECT_EQ(read.interpolation, spec.interpolation);
     EXPECT_EQ(read.resize_mode, mode);
   }
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(test::message_of([&] {
               load_hf_preprocess(parse_config("{size: {shortest_edge: 36}, crop_size: 32}", "test"), 32);
             }).find("size: expected the shorter edge and a centre crop"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { load_hf_preprocess(parse_config("{resample: 1}", "test"), 32); }).find("resample"),
+  EXPECT_NE(test::message_of([&] { load_hf_preprocess(parse_config("{resample: 1}", "test"), 32); }).find("resample"),
             std::string::npos);
 }
 

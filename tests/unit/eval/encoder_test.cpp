@@ -14,6 +14,7 @@
 #include "contrastive/core/file.h"
 #include "contrastive/text/clip_tokenizer.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace contrastive::eval {
@@ -87,16 +88,6 @@ torch::Tensor reference_features(const fs::path& file) {
 
 float largest_difference(const torch::Tensor& a, const torch::Tensor& b) {
   return (a - b).abs().max().item<float>();
-}
-
-template <typename E, typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(EncoderTest, EncodesFilesAsTheModelDoesOneByOne) {
@@ -211,13 +202,13 @@ TEST(EncoderTest, NamesTheImageThatCannotBeRead) {
   auto files = image_files();
   files.insert(files.begin() + 6, {bad, folder.path() / "missing.jpg", folder.path()});
   const auto encoder = make_encoder();
-  EXPECT_EQ(message_of<DataError>([&] { encoder.encode_images(std::span(files).first(7)); }),
+  EXPECT_EQ(test::message_of<DataError>([&] { encoder.encode_images(std::span(files).first(7)); }),
             "[" + bad.string() +
                 "]: image: expected a JPEG, PNG, WebP, GIF or BMP, but this starts with 74 68 69 73 20 69 73 20 (16 "
                 "bytes)");
   const std::vector<uint8_t> empty;
   const std::vector<std::span<const uint8_t>> images{empty};
-  EXPECT_EQ(message_of<DataError>([&] { encoder.encode_image_bytes(images); }),
+  EXPECT_EQ(test::message_of<DataError>([&] { encoder.encode_image_bytes(images); }),
             "image 0: image: expected a JPEG, PNG, WebP, GIF or BMP, but there are no bytes");
 
   const auto result = encoder.try_encode_images(files);
@@ -238,22 +229,23 @@ TEST(EncoderTest, HonoursItsLimits) {
   options.limits.max_pixels = 61 * 45 - 1;
   options.truncate_texts = false;
   const auto encoder = make_encoder(options);
-  EXPECT_NE(message_of<DataError>([&] { encoder.encode_images(image_files()); }).find("max_pixels"), std::string::npos);
-  EXPECT_NE(message_of<DataError>([&] { encoder.encode_texts(kTexts); }), "no error");
+  EXPECT_NE(test::message_of<DataError>([&] { encoder.encode_images(image_files()); }).find("max_pixels"),
+            std::string::npos);
+  EXPECT_NE(test::message_of<DataError>([&] { encoder.encode_texts(kTexts); }), "no error");
   EXPECT_NO_THROW(encoder.encode_texts(std::span(kTexts).first(2)));
 }
 
 TEST(EncoderTest, RefusesWrongOptionsAndInputs) {
   auto options = cpu_options();
   options.batch_size = 0;
-  EXPECT_EQ(message_of<ConfigError>([&] { make_encoder(options); }),
+  EXPECT_EQ(test::message_of<ConfigError>([&] { make_encoder(options); }),
             "[encoder] batch_size must be in [1, 65536], but is 0");
   const auto encoder = make_encoder();
-  EXPECT_NE(message_of<c10::Error>([&] {
+  EXPECT_NE(test::message_of<c10::Error>([&] {
               encoder.encode_images(at::zeros({1, 24, 25, 3}, at::kByte));
             }).find("[encode_images] pixels must be uint8 [N, 24, 24, 3], but are Byte [1, 24, 25, 3]"),
             std::string::npos);
-  EXPECT_EQ(message_of<ConfigError>([&] { Encoder(make_model(), nullptr, cpu_options()).encode_texts(kTexts); }),
+  EXPECT_EQ(test::message_of<ConfigError>([&] { Encoder(make_model(), nullptr, cpu_options()).encode_texts(kTexts); }),
             "[encode_texts] this encoder was made without a tokenizer");
 }
 
@@ -286,7 +278,7 @@ TEST(EncoderTest, EncodesAPartOfASource) {
   EXPECT_EQ(result.features[0].abs().max().item<float>(), 0);
   EXPECT_LT(largest_difference(result.features[1], all[2]), 1e-6);
   EXPECT_LT(largest_difference(result.features[2], all[0]), 1e-6);
-  EXPECT_EQ(message_of<Error>([&] { encoder.try_encode_images(source, 2, 5); }),
+  EXPECT_EQ(test::message_of<Error>([&] { encoder.try_encode_images(source, 2, 5); }),
             "[encode_images] samples [2, 5) do not lie in a source of 4");
 }
 

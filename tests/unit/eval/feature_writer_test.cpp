@@ -7,6 +7,7 @@
 #include "contrastive/core/file.h"
 #include "contrastive/core/safetensors.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace contrastive::eval {
@@ -37,16 +38,6 @@ void write_next_part(FeatureWriter& writer) {
     values.insert(values.end(), {static_cast<float>(i), -static_cast<float>(i)});
   }
   writer.write_part(at::tensor(values).view({-1, 2}), names, skipped);
-}
-
-template <typename E, typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(FeatureWriterTest, JoinsPartsAndReportsWhatWasLeftOut) {
@@ -98,7 +89,7 @@ TEST(FeatureWriterTest, NamesTheSettingsThatDiffer) {
   auto other = options_in(folder.path());
   other.settings = {{"dtype", "fp16"}, {"kind", "images"}};
   other.inputs_per_part = 5;
-  EXPECT_EQ(message_of<ConfigError>([&] { FeatureWriter refused(other); }),
+  EXPECT_EQ(test::message_of<ConfigError>([&] { FeatureWriter refused(other); }),
             "[" + (folder.path() / "features.safetensors.parts").string() +
                 "] was made with other settings: dtype: fp32, now fp16; inputs_per_part: 4, now 5; kind: not set, now "
                 "images; remove it or choose another place");
@@ -110,8 +101,9 @@ TEST(FeatureWriterTest, RefusesADamagedPart) {
   write_next_part(writer);
   const auto part = folder.path() / "features.safetensors.parts" / "part_00000.safetensors";
   fs::resize_file(part, fs::file_size(part) - 1);
-  EXPECT_NE(message_of<CheckpointError>([&] { FeatureWriter refused(options_in(folder.path())); }).find("part_00000"),
-            std::string::npos);
+  EXPECT_NE(
+      test::message_of<CheckpointError>([&] { FeatureWriter refused(options_in(folder.path())); }).find("part_00000"),
+      std::string::npos);
 }
 
 TEST(FeatureWriterTest, KeepsHalvesAndAnEmptyPart) {
@@ -132,13 +124,13 @@ TEST(FeatureWriterTest, RefusesWrongRowsNamesAndOptions) {
   FeatureWriter writer(options_in(folder.path()));
   EXPECT_THROW(writer.write_part(at::ones({3, 2}), {"a", "b", "c"}, {}), c10::Error);
   EXPECT_THROW(writer.write_part(at::ones({4, 2}, at::kDouble), {"a", "b", "c", "d"}, {}), c10::Error);
-  EXPECT_EQ(message_of<DataError>([&] {
+  EXPECT_EQ(test::message_of<DataError>([&] {
               writer.write_part(at::ones({4, 2}), {"a", "b\n", "c", "d"}, {});
             }),
             "the name 'b\n' holds a line break, which a list of names can't");
   auto options = options_in(folder.path());
   options.num_inputs = 0;
-  EXPECT_EQ(message_of<ConfigError>([&] { FeatureWriter refused(options); }),
+  EXPECT_EQ(test::message_of<ConfigError>([&] { FeatureWriter refused(options); }),
             "[feature_writer] num_inputs and inputs_per_part must be at least 1, but are 0 and 4");
   options = options_in(folder.path());
   options.settings["kind"] = "a \"quoted\" word";

@@ -8,6 +8,7 @@
 #include "contrastive/core/safetensors.h"
 #include "contrastive/eval/preprocess_config.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace contrastive::eval {
@@ -21,16 +22,6 @@ models::ClipModel make_model() {
   models::ClipModel model(models::load_model_config(parse_config(kModel, "test")));
   model->reset_parameters(at::make_generator<at::CPUGeneratorImpl>(uint64_t{3}));
   return model;
-}
-
-template <typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(ModelFolderTest, LoadsBackWhatWasWrittenWithItsPreprocessing) {
@@ -64,10 +55,11 @@ TEST(ModelFolderTest, LoadsBackWhatWasWrittenWithItsPreprocessing) {
 
 TEST(ModelFolderTest, NamesWhatIsMissing) {
   const test::TemporaryDirectory folder;
-  EXPECT_NE(message_of([&] { load_model(folder.path() / "none"); }).find("does not exist"), std::string::npos);
-  EXPECT_NE(message_of([&] { load_model(folder.path()); }).find("has no open_clip_config.json"), std::string::npos);
+  EXPECT_NE(test::message_of([&] { load_model(folder.path() / "none"); }).find("does not exist"), std::string::npos);
+  EXPECT_NE(test::message_of([&] { load_model(folder.path()); }).find("has no open_clip_config.json"),
+            std::string::npos);
   write_file_atomically(folder.path() / kConfigFile, open_clip_config(make_model()->config(), {}));
-  EXPECT_NE(message_of([&] { load_model(folder.path()); }).find("model.safetensors"), std::string::npos);
+  EXPECT_NE(test::message_of([&] { load_model(folder.path()); }).find("model.safetensors"), std::string::npos);
 }
 
 TEST(ModelFolderTest, RefusesWeightsOfAnotherModel) {
@@ -78,7 +70,7 @@ TEST(ModelFolderTest, RefusesWeightsOfAnotherModel) {
   tensors.pop_back();
   const auto missing = model->state().back().first;
   write_safetensors(folder.path() / kWeightsFile, tensors);
-  const auto message = message_of([&] { load_model(folder.path()); });
+  const auto message = test::message_of([&] { load_model(folder.path()); });
   EXPECT_NE(message.find("does not fit its model config"), std::string::npos) << message;
   EXPECT_NE(message.find(missing), std::string::npos) << message;
 }
@@ -98,7 +90,7 @@ TEST(ModelFolderTest, ReadsThePreprocessingThatPublishedFoldersHave) {
 
 TEST(ModelFolderTest, FindsShippedConfigsAndSuggestsNames) {
   EXPECT_EQ(find_model_config("ViT-B-32").filename(), "ViT-B-32.json");
-  const auto message = message_of([] { find_model_config("ViT-B-23"); });
+  const auto message = test::message_of([] { find_model_config("ViT-B-23"); });
   EXPECT_NE(message.find("did you mean ViT-B-32?"), std::string::npos) << message;
 }
 

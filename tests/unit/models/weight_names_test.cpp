@@ -12,6 +12,7 @@
 #include "contrastive/models/clip_model.h"
 #include "contrastive/models/hf_config.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/tensors.h"
 
 namespace contrastive::models {
@@ -35,16 +36,6 @@ std::map<std::string, LazyTensor> by_name(const std::vector<LazyTensor>& tensors
   std::map<std::string, LazyTensor> result;
   for (const auto& tensor : tensors) result.emplace(tensor.name, tensor);
   return result;
-}
-
-template <typename Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
 }
 
 TEST(WeightNamesTest, ToTransformersAndBackGivesTheSameBits) {
@@ -98,31 +89,32 @@ TEST(WeightNamesTest, AnIncompleteOrUnequalTripleIsAnError) {
   const auto convert = [](const NamedTensors& tensors) {
     to_open_clip_names(lazy(tensors), WeightLayout::hf_clip, false);
   };
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(test::message_of([&] {
               convert({tensor("q", 4), tensor("v", 4)});
             }).find("has not all three of q, k and v"),
             std::string::npos);
-  EXPECT_NE(message_of([&] {
+  EXPECT_NE(test::message_of([&] {
               convert({tensor("q", 4), tensor("k", 3), tensor("v", 4)});
             }).find("differ in shape"),
             std::string::npos);
 }
 
 TEST(WeightNamesTest, ForeignNamesAreShownInTheError) {
-  const auto message = message_of([] { detect_layout(lazy({{"encoder.weight", at::ones({1})}})); });
+  const auto message = test::message_of([] { detect_layout(lazy({{"encoder.weight", at::ones({1})}})); });
   EXPECT_NE(message.find("1 tensors with names that are not open_clip's"), std::string::npos) << message;
   EXPECT_NE(message.find("encoder.weight"), std::string::npos) << message;
 }
 
 TEST(WeightNamesTest, ModelsThatAFormatCantHoldAreRefusedByReason) {
   const auto state = lazy(state_of(tiny()));
-  EXPECT_NE(message_of([&] { to_openai_weights(state, tiny()); }).find("the exact GELU (it always computes QuickGELU)"),
-            std::string::npos);
-  EXPECT_NE(message_of([&] { to_openai_weights(state, tiny()); }).find("image heads of width 4 (always 64)"),
+  EXPECT_NE(
+      test::message_of([&] { to_openai_weights(state, tiny()); }).find("the exact GELU (it always computes QuickGELU)"),
+      std::string::npos);
+  EXPECT_NE(test::message_of([&] { to_openai_weights(state, tiny()); }).find("image heads of width 4 (always 64)"),
             std::string::npos);
   auto config = tiny();
   config.vision_cfg.no_ln_pre = true;
-  EXPECT_EQ(message_of([&] { to_hf_clip_names(state, config); }),
+  EXPECT_EQ(test::message_of([&] { to_hf_clip_names(state, config); }),
             "[convert] transformers' CLIPModel can't hold CLIPA's image tower");
 }
 
@@ -147,7 +139,7 @@ TEST(WeightNamesTest, OpenAisDtypesAreKnownAgain) {
 }
 
 TEST(WeightNamesTest, WeightsThatTellNoModelSayWhatIsMissing) {
-  const auto message = message_of([] { infer_openai_config(lazy({{"visual.proj", at::ones({2, 2})}})); });
+  const auto message = test::message_of([] { infer_openai_config(lazy({{"visual.proj", at::ones({2, 2})}})); });
   EXPECT_NE(message.find("there is no text_projection"), std::string::npos) << message;
 }
 
@@ -174,7 +166,7 @@ TEST(HfConfigTest, EveryHiddenSizeGivesARatioThatGivesItBack) {
 
 TEST(HfConfigTest, OtherModelsAndActivationsAreErrorsThatNameThem) {
   const auto read = [](const std::string& json) {
-    return message_of([&] { model_config_from_hf(parse_config(json, "config.json")); });
+    return test::message_of([&] { model_config_from_hf(parse_config(json, "config.json")); });
   };
   EXPECT_NE(read("{model_type: bert}").find("model_type: expected clip or siglip, found 'bert'"), std::string::npos);
   EXPECT_NE(read("{model_type: clip, text_config: {hidden_act: relu}}").find("text_config.hidden_act: expected"),

@@ -9,6 +9,7 @@
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace contrastive::train {
@@ -58,15 +59,6 @@ RunState state_at(int64_t step) {
   return state;
 }
 
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const CheckpointError& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 TEST(CheckpointTest, LoadsBackModelOptimiserAndState) {
   const test::TemporaryDirectory run;
   const Parts saved(1);
@@ -113,14 +105,16 @@ TEST(CheckpointTest, NoticesAFlippedByteInAnyFile) {
     auto damaged = original;
     damaged[damaged.size() / 2] = static_cast<char>(damaged[damaged.size() / 2] ^ 1);
     write_file_atomically(file, damaged);
-    const auto message = message_of([&] { verify_checkpoint(*store.latest()); });
+    const auto message = test::message_of<CheckpointError>([&] { verify_checkpoint(*store.latest()); });
     EXPECT_NE(message.find(name), std::string::npos) << message;
     EXPECT_NE(message.find("the file changed after it was written"), std::string::npos) << message;
     write_file_atomically(file, original);
   }
   EXPECT_EQ(verify_checkpoint(*store.latest()).step, 4);
   fs::remove(*store.latest() / "optimizer.safetensors");
-  EXPECT_NE(message_of([&] { verify_checkpoint(*store.latest()); }).find("optimizer.safetensors is missing"),
+  EXPECT_NE(test::message_of<CheckpointError>([&] {
+              verify_checkpoint(*store.latest());
+            }).find("optimizer.safetensors is missing"),
             std::string::npos);
 }
 
@@ -133,9 +127,10 @@ TEST(CheckpointTest, RefusesADamagedStateFile) {
   const auto text = read_text_file(file);
   for (size_t length = 0; length + 2 < text.size(); length += 37) {
     write_file_atomically(file, text.substr(0, length));
-    EXPECT_NE(message_of([&] { verify_checkpoint(*store.latest()); }), "no error") << length;
+    EXPECT_NE(test::message_of<CheckpointError>([&] { verify_checkpoint(*store.latest()); }), "no error") << length;
   }
-  EXPECT_NE(message_of([&] { verify_checkpoint(run.path() / "none"); }).find("is not a folder"), std::string::npos);
+  EXPECT_NE(test::message_of<CheckpointError>([&] { verify_checkpoint(run.path() / "none"); }).find("is not a folder"),
+            std::string::npos);
 }
 
 }  // namespace
