@@ -24,7 +24,8 @@ torch::Tensor ImageTowerImpl::drop_patches(const torch::Tensor& patches, double 
   const auto batch = patches.size(0), count = patches.size(1);
   const auto kept = std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(count) * (1 - share)));
   const auto generator = at::make_generator<at::CPUGeneratorImpl>(step_seed_);
-  const auto order = at::rand({batch, count}, generator, at::TensorOptions(at::kFloat));
+  const auto order =
+      at::rand({first_row_ + batch, count}, generator, at::TensorOptions(at::kFloat)).slice(0, first_row_);
   const auto indices = std::get<1>(order.topk(kept, 1)).to(patches.device());  // [B, K]
   return patches.gather(1, indices.unsqueeze(2).expand({batch, kept, patches.size(2)}));
 }

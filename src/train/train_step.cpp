@@ -3,16 +3,16 @@
 #include <cmath>
 
 #include <ATen/ATen.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/utils.h>
 
 #include "contrastive/data/normalize.h"
-#include "contrastive/loss/contrastive_loss.h"
 #include "contrastive/loss/sigmoid_loss.h"
 #include "contrastive/models/precision.h"
 #include "contrastive/optim/gradients.h"
 
 namespace contrastive::train::detail {
-
 namespace {
 
 loss::ContrastiveLossOutput loss_of(const models::ClipOutput& output) {
@@ -22,49 +22,101 @@ loss::ContrastiveLossOutput loss_of(const models::ClipOutput& output) {
   return loss::sigmoid_loss(output.image_features, output.text_features, output.logit_scale, output.logit_bias);
 }
 
+data::Batch rows_of(const data::Batch& batch, int64_t begin, int64_t size) {
+  return {.images = batch.images.narrow(0, begin, size), .tokens = batch.tokens.narrow(0, begin, size)};
+}
+
 }  // namespace
 
 bool StepResult::is_finite() const {
   return std::isfinite(loss) && std::isfinite(grad_norm);
 }
 
-TrainStep::TrainStep(models::ClipModel model, const image::PreprocessSpec& preprocess, bool bf16, bool restorable)
+TrainStep::TrainStep(models::ClipModel model, const image::PreprocessSpec& preprocess, bool bf16, bool restorable,
+                     int64_t accumulate)
     : model_(std::move(model)),
       preprocess_(preprocess),
       bf16_(bf16),
       restorable_(restorable),
+      accumulate_(accumulate),
       parameters_(model_->named_trainable()) {}
 
 StepResult TrainStep::forward_backward(const data::Batch& batch, uint64_t seed) {
-  model_->visual->seed_step(seed);
+  if (restorable_) buffers_before_ = copy_buffers();
+  if (accumulate_ > 1) return result_of(accumulate(batch, seed));
+  const auto loss = loss_of(forward(batch, seed, 0));
+  loss.loss.backward();
+  return result_of(loss);
+}
+
+/// Rows of the step's batch, the first of them number `first_row`.
+models::ClipOutput TrainStep::forward(const data::Batch& batch, uint64_t seed, int64_t first_row) {
   const auto device = model_->logit_scale.device();
-  if (restorable_) {
-    buffers_before_.clear();
-    for (const auto& buffer : model_->buffers()) buffers_before_.push_back(buffer.clone());
-  }
+  model_->visual->seed_step(seed, first_row);
   const auto images = data::normalize_images(batch.images, preprocess_.mean, preprocess_.std, device);
   const auto tokens = batch.tokens.to(device, /*non_blocking=*/true);
-  models::ClipOutput output;
-  {
-    const models::AutocastGuard autocast(device.type(), bf16_);
-    output = model_->forward(images, tokens);
-  }
-  const auto loss = loss_of(output);
-  loss.loss.backward();
+  const models::AutocastGuard autocast(device.type(), bf16_);
+  return model_->forward(images, tokens);
+}
 
+/// Features of the whole batch without a graph, as leaves; buffers stay as they were.
+models::ClipOutput TrainStep::forward_whole(const data::Batch& batch, uint64_t seed) {
+  const auto rows = batch.images.size(0), part = rows / accumulate_;
+  const auto buffers = copy_buffers();
+  std::vector<torch::Tensor> images, texts;
+  {
+    const torch::NoGradGuard no_grad;
+    for (int64_t begin = 0; begin < rows; begin += part) {
+      const auto output = forward(rows_of(batch, begin, part), seed, begin);
+      images.push_back(output.image_features);
+      texts.push_back(output.text_features);
+    }
+  }
+  set_buffers(buffers);
+  return {at::cat(images).requires_grad_(), at::cat(texts).requires_grad_(), model_->logit_scale.exp(),
+          model_->logit_bias};
+}
+
+loss::ContrastiveLossOutput TrainStep::accumulate(const data::Batch& batch, uint64_t seed) {
+  const auto rows = batch.images.size(0), part = rows / accumulate_;
+  TORCH_CHECK(rows % accumulate_ == 0, "[train step] ", rows, " rows can't be forwarded in ", accumulate_,
+              " equal parts");
+  const auto whole = forward_whole(batch, seed);
+  const auto loss = loss_of(whole);
+  loss.loss.backward();
+  for (int64_t begin = 0; begin < rows; begin += part) {
+    const auto output = forward(rows_of(batch, begin, part), seed, begin);
+    torch::autograd::backward(
+        {output.image_features, output.text_features},
+        {whole.image_features.grad().narrow(0, begin, part), whole.text_features.grad().narrow(0, begin, part)});
+  }
+  return loss;
+}
+
+StepResult TrainStep::result_of(const loss::ContrastiveLossOutput& loss) const {
   StepResult result;
   result.grad_norm_tensor = optim::global_norm(parameters_);
   result.loss = loss.loss.item<double>();
   result.accuracy = loss.accuracy.item<double>();
-  result.logit_scale = output.logit_scale.item<double>();
+  result.logit_scale = model_->logit_scale.detach().exp().item<double>();
   result.grad_norm = result.grad_norm_tensor.item<double>();
   return result;
 }
 
 void TrainStep::restore_buffers() {
+  set_buffers(buffers_before_);
+}
+
+std::vector<torch::Tensor> TrainStep::copy_buffers() const {
+  std::vector<torch::Tensor> copies;
+  for (const auto& buffer : model_->buffers()) copies.push_back(buffer.clone());
+  return copies;
+}
+
+void TrainStep::set_buffers(const std::vector<torch::Tensor>& values) {
   const torch::NoGradGuard no_grad;
   const auto buffers = model_->buffers();
-  for (size_t i = 0; i < buffers.size(); ++i) buffers[i].copy_(buffers_before_[i]);
+  for (size_t i = 0; i < buffers.size(); ++i) buffers[i].copy_(values[i]);
 }
 
 }  // namespace contrastive::train::detail

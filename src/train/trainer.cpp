@@ -173,7 +173,8 @@ struct Trainer::Impl {
         total_steps(count_steps(options.train, source->size())),
         schedule(make_schedule(options.optim, total_steps)),
         model(make_model(config, options.seed, device)),
-        step(model, preprocess, options.precision == "amp_bf16", options.train.on_non_finite == "skip"),
+        step(model, preprocess, options.precision == "amp_bf16", options.train.on_non_finite == "skip",
+             options.train.accumulate),
         optimizer(make_optimizer(options.optim, step.parameters())),
         checkpoints(directory.path(), options.checkpoint.keep) {
     if (!options.eval.zero_shot.data.empty()) {

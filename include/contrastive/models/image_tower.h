@@ -25,8 +25,12 @@ class CONTRASTIVE_API ImageTowerImpl : public torch::nn::Module {
   /// The name in published checkpoints of a tensor that this module calls `name`.
   virtual std::string checkpoint_name(const std::string& name) const { return name; }
 
-  /// Seeds what a training step draws at random (patch dropout), so that it can be repeated.
-  void seed_step(uint64_t seed) { step_seed_ = seed; }
+  /// Seeds what a training step draws at random (patch dropout), so that it can be repeated. The rows of the next
+  /// forward pass draw as rows [first_row, ...) of the step's batch do when it is forwarded at once.
+  void seed_step(uint64_t seed, int64_t first_row = 0) {
+    step_seed_ = seed;
+    first_row_ = first_row;
+  }
 
   int64_t image_size() const { return image_size_; }
 
@@ -44,6 +48,7 @@ class CONTRASTIVE_API ImageTowerImpl : public torch::nn::Module {
  private:
   int64_t image_size_;
   uint64_t step_seed_ = 0;
+  int64_t first_row_ = 0;
 };
 
 /// The tower a config describes. The config must be valid.

@@ -76,7 +76,7 @@ struct TrainOptions {
   std::optional<int64_t> samples;
   std::optional<double> epochs;
   int64_t global_batch = 256;
-  int64_t accumulate = 1;
+  int64_t accumulate = 1;  ///< parts that a batch is forwarded in, for memory; the gradient stays the whole batch's
   std::string on_non_finite = "stop";
 
   template <typename Fields>
@@ -93,7 +93,9 @@ struct TrainOptions {
     if (steps.has_value() + samples.has_value() + epochs.has_value() != 1) {
       scope.fail("", "give exactly one of steps, samples and epochs");
     }
-    if (accumulate != 1) scope.fail("accumulate", "gradient accumulation is not part of this version; must be 1");
+    if (accumulate >= 1 && global_batch % accumulate != 0) {
+      scope.fail("accumulate", "must divide global_batch, " + std::to_string(global_batch));
+    }
   }
 };
 

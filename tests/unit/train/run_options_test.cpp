@@ -76,7 +76,8 @@ TEST(RunOptionsTest, RefusesNamesThatArePaths) {
   const auto file = write(folder, kMinimal);
   EXPECT_NE(message_of(file, {"name=../b"}).find("not a path"), std::string::npos);
   EXPECT_NE(message_of(file, {"name=''"}).find("not empty"), std::string::npos);
-  EXPECT_NE(message_of(file, {"train.accumulate=2"}).find("not part of this version"), std::string::npos);
+  EXPECT_NE(message_of(file, {"train.accumulate=3"}).find("train.accumulate: must divide global_batch"),
+            std::string::npos);
   EXPECT_NE(message_of(file, {"data.crop.scale_min=0.95", "data.crop.scale_max=0.9"}).find("scale_min"),
             std::string::npos);
   EXPECT_NE(message_of(file, {"optim.schedule=constant_cooldown"}).find("cooldown_steps"), std::string::npos);
