@@ -1,4 +1,4 @@
-option(CONTRASTIVE_BUILD_TOOLS "Build clip_train, clip_eval, clip_data and clip_bench" ${PROJECT_IS_TOP_LEVEL})
+option(CONTRASTIVE_BUILD_TOOLS "Build the programs: clip_train, clip_eval, ..." ${PROJECT_IS_TOP_LEVEL})
 option(CONTRASTIVE_BUILD_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
 option(CONTRASTIVE_WARNINGS_AS_ERRORS "Treat compiler warnings as errors" OFF)
 option(CONTRASTIVE_SANITIZE "Build with the address and undefined-behaviour sanitizers" OFF)

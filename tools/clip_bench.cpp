@@ -22,8 +22,7 @@
 #include "contrastive/data/train_loader.h"
 #include "contrastive/data/webdataset_source.h"
 #include "contrastive/eval/model_folder.h"
-#include "contrastive/loss/contrastive_loss.h"
-#include "contrastive/loss/sigmoid_loss.h"
+#include "contrastive/loss/model_loss.h"
 #include "contrastive/models/precision.h"
 #include "contrastive/optim/adamw.h"
 #include "contrastive/text/clip_tokenizer.h"
@@ -80,13 +79,6 @@ torch::Tensor random_tokens(int64_t rows, int64_t length, int64_t vocab_size) {
   return tokens;
 }
 
-loss::ContrastiveLossOutput loss_of(const models::ClipOutput& output) {
-  if (!output.logit_bias.defined()) {
-    return loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale);
-  }
-  return loss::sigmoid_loss(output.image_features, output.text_features, output.logit_scale, output.logit_bias);
-}
-
 /// Times whole training steps on random pixels and tokens: normalise, forward, loss, backward, optimiser.
 int bench_train(const TrainArguments& arguments) {
   if (arguments.threads > 0) at::set_num_threads(static_cast<int>(arguments.threads));
@@ -111,7 +103,7 @@ int bench_train(const TrainArguments& arguments) {
       const models::AutocastGuard autocast(device.type(), arguments.precision == "amp_bf16");
       output = model->forward(images, tokens);
     }
-    const auto result = loss_of(output);
+    const auto result = loss::model_loss(output);
     result.loss.backward();
     optimizer.step(1e-5);
     optimizer.zero_grad();

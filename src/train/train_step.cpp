@@ -8,19 +8,12 @@
 #include <torch/utils.h>
 
 #include "contrastive/data/normalize.h"
-#include "contrastive/loss/sigmoid_loss.h"
+#include "contrastive/loss/model_loss.h"
 #include "contrastive/models/precision.h"
 #include "contrastive/optim/gradients.h"
 
 namespace contrastive::train::detail {
 namespace {
-
-loss::ContrastiveLossOutput loss_of(const models::ClipOutput& output) {
-  if (!output.logit_bias.defined()) {
-    return loss::contrastive_loss(output.image_features, output.text_features, output.logit_scale);
-  }
-  return loss::sigmoid_loss(output.image_features, output.text_features, output.logit_scale, output.logit_bias);
-}
 
 data::Batch rows_of(const data::Batch& batch, int64_t begin, int64_t size) {
   return {.images = batch.images.narrow(0, begin, size), .tokens = batch.tokens.narrow(0, begin, size)};
@@ -44,7 +37,7 @@ TrainStep::TrainStep(models::ClipModel model, const image::PreprocessSpec& prepr
 StepResult TrainStep::forward_backward(const data::Batch& batch, uint64_t seed) {
   if (restorable_) buffers_before_ = copy_buffers();
   if (accumulate_ > 1) return result_of(accumulate(batch, seed));
-  const auto loss = loss_of(forward(batch, seed, 0));
+  const auto loss = loss::model_loss(forward(batch, seed, 0));
   loss.loss.backward();
   return result_of(loss);
 }
@@ -82,7 +75,7 @@ loss::ContrastiveLossOutput TrainStep::accumulate(const data::Batch& batch, uint
   TORCH_CHECK(rows % accumulate_ == 0, "[train step] ", rows, " rows can't be forwarded in ", accumulate_,
               " equal parts");
   const auto whole = forward_whole(batch, seed);
-  const auto loss = loss_of(whole);
+  const auto loss = loss::model_loss(whole);
   loss.loss.backward();
   for (int64_t begin = 0; begin < rows; begin += part) {
     const auto output = forward(rows_of(batch, begin, part), seed, begin);

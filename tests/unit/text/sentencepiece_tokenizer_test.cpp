@@ -4,7 +4,6 @@
 
 #include <cstring>
 #include <fstream>
-#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -13,6 +12,7 @@
 
 #include "contrastive/core/error.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace contrastive::text {
@@ -80,20 +80,10 @@ class SentencePieceTokenizerTest : public ::testing::Test {
     return SentencePieceTokenizer(write(model), options);
   }
 
-  template <typename E>
-  static std::string message_of(const std::function<void()>& action) {
-    try {
-      action();
-    } catch (const E& error) {
-      return error.what();
-    }
-    return {};
-  }
-
   /// The error on a model, without the part that names the file.
   template <typename E = DataError>
   std::string error_on(const std::string& model, const SentencePieceOptions& options = {}) {
-    const auto message = message_of<E>([&] { open(model, options); });
+    const auto message = test::message_of<E>([&] { open(model, options); });
     const auto prefix = "[SentencePiece model " + (folder_.path() / "spiece.model").string() + "] ";
     return message.starts_with(prefix) ? message.substr(prefix.size()) : message;
   }
@@ -131,9 +121,9 @@ TEST_F(SentencePieceTokenizerTest, TakesControlPiecesInATextForText) {
 TEST_F(SentencePieceTokenizerTest, DecodesIds) {
   const auto tokenizer = open(unigram_model());
   EXPECT_EQ(tokenizer.decode(Ids{1, 3, 9, 10, 2}), "a cat-");
-  EXPECT_NE(message_of<DataError>([&] { tokenizer.decode(Ids{12}); }).find("id must be in [0, 12), but is 12"),
+  EXPECT_NE(test::message_of<DataError>([&] { tokenizer.decode(Ids{12}); }).find("id must be in [0, 12), but is 12"),
             std::string::npos);
-  EXPECT_NE(message_of<DataError>([&] { tokenizer.decode(Ids{-1}); }), "");
+  EXPECT_NE(test::message_of<DataError>([&] { tokenizer.decode(Ids{-1}); }), "no error");
 }
 
 TEST_F(SentencePieceTokenizerTest, EndsEveryRowOfLitWithTheEndId) {
@@ -166,10 +156,10 @@ TEST_F(SentencePieceTokenizerTest, FollowsTheOtherPolicies) {
   row.resize(3);
   EXPECT_EQ(tokenizer.tokenize("a cat", row), 3);
   EXPECT_EQ(row, (Ids{1, 3, 9}));
-  EXPECT_EQ(message_of<DataError>([&] { tokenizer.tokenize("a cat", row, /*truncate=*/false); }),
+  EXPECT_EQ(test::message_of<DataError>([&] { tokenizer.tokenize("a cat", row, /*truncate=*/false); }),
             "[tokenize] text \"a cat\" must have at most 3 ids with start and end, but has 4");
   row.resize(1);
-  EXPECT_EQ(message_of<ConfigError>([&] { tokenizer.tokenize("a", row); }),
+  EXPECT_EQ(test::message_of<ConfigError>([&] { tokenizer.tokenize("a", row); }),
             "[tokenize] context length must be at least 2, but is 1");
 }
 
@@ -289,7 +279,7 @@ TEST_F(SentencePieceTokenizerTest, SurvivesRandomDamage) {
 }
 
 TEST_F(SentencePieceTokenizerTest, RefusesAMissingFile) {
-  EXPECT_NE(message_of<DataError>([&] {
+  EXPECT_NE(test::message_of<DataError>([&] {
               SentencePieceTokenizer tokenizer(folder_.path() / "none.model");
             }).find("none.model"),
             std::string::npos);

@@ -3,7 +3,6 @@
 #include "contrastive/text/wordpiece_tokenizer.h"
 
 #include <fstream>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -11,6 +10,7 @@
 
 #include "contrastive/core/error.h"
 
+#include "tests/support/errors.h"
 #include "tests/support/paths.h"
 
 namespace contrastive::text {
@@ -35,16 +35,6 @@ class WordPieceTokenizerTest : public ::testing::Test {
     // ids:        0      1      2      3    4   5    6     7  8    9   10   11 12  13   14   15
     return WordPieceTokenizer(
         write("[PAD]\n[UNK]\n[CLS]\n[SEP]\nun\n##aff\n##able\na\ncat\nthe\n##s\n,\n'\ncafe\nCat\n\u732B\n"), options);
-  }
-
-  template <typename E>
-  static std::string message_of(const std::function<void()>& action) {
-    try {
-      action();
-    } catch (const E& error) {
-      return error.what();
-    }
-    return {};
   }
 
   test::TemporaryDirectory folder_;
@@ -111,35 +101,36 @@ TEST_F(WordPieceTokenizerTest, GivesTheSeparatorsPlaceToTheTextForLit) {
 
 TEST_F(WordPieceTokenizerTest, RefusesTextThatDoesNotFit) {
   Ids row(3);
-  EXPECT_EQ(message_of<DataError>([&] { tokenizer().tokenize("a cat", row, /*truncate=*/false); }),
+  EXPECT_EQ(test::message_of<DataError>([&] { tokenizer().tokenize("a cat", row, /*truncate=*/false); }),
             "[tokenize] text \"a cat\" must have at most 3 ids with start and end, but has 4");
   row.resize(1);
-  EXPECT_EQ(message_of<ConfigError>([&] { tokenizer().tokenize("a", row); }),
+  EXPECT_EQ(test::message_of<ConfigError>([&] { tokenizer().tokenize("a", row); }),
             "[tokenize] context length must be at least 2, but is 1");
 }
 
 TEST_F(WordPieceTokenizerTest, DecodesPiecesIntoWords) {
   EXPECT_EQ(tokenizer().decode(Ids{kCls, 4, 5, 6, 8, 10, kSep}), "[CLS] unaffable cats [SEP]");
-  EXPECT_EQ(message_of<DataError>([&] { tokenizer().decode(Ids{16}); }),
+  EXPECT_EQ(test::message_of<DataError>([&] { tokenizer().decode(Ids{16}); }),
             "[vocabulary " + (folder_.path() / "vocab.txt").string() + "] id must be in [0, 16), but is 16");
 }
 
 TEST_F(WordPieceTokenizerTest, RefusesAVocabularyThatRepeatsOrLacksAPiece) {
   const auto file = write("[PAD]\n[UNK]\n[CLS]\n[SEP]\ncat\ncat\n");
   const auto prefix = "[vocabulary " + file.string() + "] ";
-  EXPECT_EQ(message_of<DataError>([&] { WordPieceTokenizer tokenizer(file); }),
+  EXPECT_EQ(test::message_of<DataError>([&] { WordPieceTokenizer tokenizer(file); }),
             prefix + "line 6 repeats the piece \"cat\" of line 5");
   write("[PAD]\r\n[UNK]\r\n[CLS]\r\ncat\r\n");
-  EXPECT_EQ(message_of<DataError>([&] { WordPieceTokenizer tokenizer(file); }),
+  EXPECT_EQ(test::message_of<DataError>([&] { WordPieceTokenizer tokenizer(file); }),
             prefix + "it must have the piece [SEP], but has not (4 pieces)");
   write("");
-  EXPECT_EQ(message_of<DataError>([&] { WordPieceTokenizer tokenizer(file); }),
+  EXPECT_EQ(test::message_of<DataError>([&] { WordPieceTokenizer tokenizer(file); }),
             prefix + "it must have the piece [PAD], but has not (0 pieces)");
 }
 
 TEST_F(WordPieceTokenizerTest, RefusesAMissingVocabulary) {
-  EXPECT_NE(message_of<DataError>([&] { WordPieceTokenizer tokenizer(folder_.path() / "none.txt"); }).find("none.txt"),
-            std::string::npos);
+  EXPECT_NE(
+      test::message_of<DataError>([&] { WordPieceTokenizer tokenizer(folder_.path() / "none.txt"); }).find("none.txt"),
+      std::string::npos);
 }
 
 }  // namespace
