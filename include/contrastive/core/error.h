@@ -32,6 +32,12 @@ class CONTRASTIVE_API CheckpointError : public Error {
   using Error::Error;
 };
 
+/// Ranks that train together can't meet, or one of them failed or doesn't answer.
+class CONTRASTIVE_API DistributedError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Training itself failed: a loss or gradient that is not finite.
 class CONTRASTIVE_API TrainingError : public Error {
  public:
