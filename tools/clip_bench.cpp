@@ -29,6 +29,7 @@
 #include "contrastive/text/sentencepiece_tokenizer.h"
 #include "contrastive/text/wordpiece_tokenizer.h"
 
+#include "bench_loss.h"
 #include "common/program.h"
 
 namespace {
@@ -295,7 +296,25 @@ int main(int argc, char** argv) {
                            "a shipped model's name or JSON file, for weights without a config");
   load_command->add_option("--repetitions", repetitions)->check(CLI::PositiveNumber)->capture_default_str();
 
+  tools::LossArguments loss;
+  auto* loss_command = app.add_subcommand("loss", "a loss of random features, forward and backward");
+  loss_command->add_option("--kind", loss.kind)
+      ->check(CLI::IsMember({"contrastive", "sigmoid"}))
+      ->capture_default_str();
+  loss_command->add_option("--rows", loss.rows)->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  loss_command->add_option("--dim", loss.dim)->check(CLI::Range(1, 1 << 16))->capture_default_str();
+  loss_command->add_option("--scale", loss.scale, "of the logits")->capture_default_str();
+  loss_command->add_option("--precision", loss.precision)
+      ->check(CLI::IsMember({"fp32", "bf16", "fp64"}))
+      ->capture_default_str();
+  loss_command->add_option("--repetitions", loss.repetitions)->check(CLI::PositiveNumber)->capture_default_str();
+  loss_command->add_option("--threads", loss.threads, "0: one per core")->capture_default_str();
+
   return contrastive::tools::run_program(app, argc, argv, [&] {
+    if (loss_command->parsed()) {
+      print(tools::bench_loss(loss));
+      return tools::kDone;
+    }
     if (load_command->parsed()) return bench_load(weights, weights_model, repetitions);
     if (train_command->parsed()) return bench_train(train);
     if (loader_command->parsed()) return bench_loader(loader);

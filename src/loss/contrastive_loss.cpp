@@ -1,6 +1,5 @@
 #include "contrastive/loss/contrastive_loss.h"
 
-#include <algorithm>
 #include <limits>
 
 #include <ATen/ATen.h>
@@ -9,109 +8,134 @@
 #include "contrastive/models/precision.h"
 
 #include "loss/loss_inputs.h"
+#include "loss/tiled_batch.h"
 
 namespace contrastive::loss {
 namespace {
 
+using distributed::ReduceOp;
+
 constexpr const char* kOperation = "contrastive_loss";
 
-/// Maximum and sum of exp(x - maximum) of many rows (or columns) at once. The two are kept apart: their logarithmic sum
-/// would lose, at logits of 100, the digits that decide whether a gradient vanishes.
-struct SoftmaxStatistics {
-  torch::Tensor maximum, sum;  ///< [B]
+// Logits in [-x, x] with 2 x below this: exp(logit - x) and its sums are normal fp32 numbers whatever the logits are.
+constexpr double kLargestShiftedSpan = 80;
+// Logits are rounded: this much above the bound they are in any case below.
+constexpr double kRoundingRoom = 1.001;
 
-  /// Takes in further values of the same rows.
-  void merge(const SoftmaxStatistics& other) {
-    const auto joint = at::maximum(maximum, other.maximum);
-    sum = sum * (maximum - joint).exp_() + other.sum * (other.maximum - joint).exp_();
-    maximum = joint;
-  }
-
-  /// Cross-entropies of targets with these logits. Shapes: [B] to [B].
-  torch::Tensor cross_entropy(const torch::Tensor& target_logits) const { return maximum - target_logits + sum.log(); }
+/// The softmax over each row or over each column.
+struct Softmax {
+  torch::Tensor reference;  ///< [B] or [N], at least the maximum of the logits
+  torch::Tensor total;      ///< [B] or [N], sum of exp(logit - reference)
+  torch::Tensor loss;       ///< [B], cross-entropy with the own pair as target
+  torch::Tensor doubt;      ///< [B], what the softmax gives to all other pairs
 };
 
-SoftmaxStatistics statistics_over(const torch::Tensor& logits, int64_t dim) {
-  const auto maximum = logits.amax(dim, /*keepdim=*/true);
-  return {maximum.squeeze(dim), (logits - maximum).exp_().sum(dim)};
-}
-
-struct Gradients {
-  torch::Tensor image, text, scale;
-};
-
-/// Loss and gradients of one batch, a tile of whole rows (images) at a time.
-class TiledLoss {
+/// Loss and gradients of one rank's rows.
+///
+/// A first sweep over the tiles gives the softmax denominators of rows and columns, a second one the gradients. Own
+/// pairs are kept apart from the sums: cross-entropy and gradient of a pair that is nearly certain depend on how little
+/// the others weigh, which is lost where 1 is added to it.
+class SoftmaxLoss {
  public:
-  TiledLoss(const torch::Tensor& image, const torch::Tensor& text, const torch::Tensor& scale)
-      : image_(image),
-        text_(text),
-        scale_(scale),
-        rows_(image.size(0)),
-        tile_rows_(detail::tile_rows(image, image.size(0))) {}
+  SoftmaxLoss(const torch::Tensor& image, const torch::Tensor& text, const torch::Tensor& scale,
+              const distributed::ProcessGroup& group)
+      : batch_(image, text, scale.scalar_type(), group), scale_(scale) {}
 
   ContrastiveLossOutput forward() {
-    row_ = {at::empty({rows_}, image_.options()), at::empty({rows_}, image_.options())};
-    column_ = {at::full({rows_}, -std::numeric_limits<double>::infinity(), image_.options()),
-               at::zeros({rows_}, image_.options())};
-    const auto target_logits = at::empty({rows_}, image_.options());
-    auto hits = at::zeros({}, image_.options().dtype(at::kLong));
-    for (int64_t begin = 0; begin < rows_; begin += tile_rows_) {
-      const auto logits = tile(begin);
-      const auto size = logits.size(0);
-      const auto of_rows = statistics_over(logits, 1);
-      row_.maximum.narrow(0, begin, size).copy_(of_rows.maximum);
-      row_.sum.narrow(0, begin, size).copy_(of_rows.sum);
-      column_.merge(statistics_over(logits, 0));
-      target_logits.narrow(0, begin, size).copy_(logits.diagonal(begin));
-      hits += (logits.argmax(1) == targets(begin, size)).sum();
+    shift_ = common_shift();
+    batch_.start_gathering();
+    const auto rows = batch_.rows(), columns = batch_.all_rows();
+    row_sums_ = {filled({rows}, 0), filled({rows}, batch_.lowest()), filled({rows}, batch_.lowest()),
+                 filled({rows}, 0)};
+    column_sums_ = {filled({columns}, batch_.lowest()), filled({columns}, 0)};
+    for (const auto& place : batch_.places()) {
+      detail::add_softmax_statistics(batch_.products(place), scale_, shift_, part_of_rows(place),
+                                     part_of_columns(place));
     }
-    const auto losses = row_.cross_entropy(target_logits) + column_.cross_entropy(target_logits);
-    return {losses.mean() / 2, hits.to(image_.scalar_type()) / rows_};
+    finish_rows();
+    finish_columns();
+    return batch_.mean_over_ranks((row_.loss + column_.loss).mul_(0.5), row_sums_.own, row_sums_.before,
+                                  row_sums_.after);
   }
 
   /// Of the loss that forward() returned.
-  Gradients backward() const {
-    Gradients gradients{at::empty_like(image_), at::zeros_like(text_), at::zeros({}, image_.options())};
-    for (int64_t begin = 0; begin < rows_; begin += tile_rows_) {
-      const auto logits = tile(begin);
-      const auto size = logits.size(0);
-      const auto image_rows = image_.narrow(0, begin, size);
-      const auto logit_gradient = tile_gradient(logits, begin);
-      auto image_gradient = gradients.image.narrow(0, begin, size);
-      at::mm_out(image_gradient, logit_gradient, text_);
-      gradients.scale += (image_gradient * image_rows).sum();
-      gradients.text.addmm_(logit_gradient.t(), image_rows);
+  detail::FeatureGradients backward(const detail::NeededGradients& needed) {
+    const auto row_factor = row_.total.reciprocal(), column_factor = column_.total.reciprocal();
+    const auto own_weights = (row_.doubt + column_.doubt).neg_();
+    // Backwards, as the products of the last tiles are still there.
+    for (auto place = batch_.places().rbegin(); place != batch_.places().rend(); ++place) {
+      const auto of_rows = [&](const torch::Tensor& tensor) { return tensor.narrow(0, place->row, place->rows); };
+      const auto of_columns = [&](const torch::Tensor& tensor) {
+        return tensor.narrow(0, place->column, place->columns);
+      };
+      const auto tile = batch_.products(*place);
+      detail::products_to_weights(tile, scale_, shift_, {of_rows(row_.reference), of_rows(row_factor)},
+                                  {of_columns(column_.reference), of_columns(column_factor)}, of_rows(own_weights));
+      batch_.add_gradients(*place, tile.products, needed);
     }
-    gradients.image.mul_(scale_);
-    gradients.text.mul_(scale_);
-    return gradients;
+    return batch_.take_gradients(scale_, 0.5 / static_cast<double>(batch_.all_rows()), needed);
   }
 
  private:
-  torch::Tensor tile(int64_t begin) const {
-    const auto size = std::min(tile_rows_, rows_ - begin);
-    return image_.narrow(0, begin, size).mm(text_.t()).mul_(scale_);  // [size, B]
+  /// A bound of all logits if it is small enough to be subtracted from each, else infinity. The same on all ranks.
+  torch::Tensor common_shift() const {
+    const auto largest_norm = [](const torch::Tensor& features) {
+      return at::linalg_vector_norm(features, 2, 1).max();
+    };
+    const auto norms = at::stack({largest_norm(batch_.image()), largest_norm(batch_.text())});
+    batch_.all_reduce(norms, ReduceOp::max);
+    const auto bound = norms.prod() * scale_.abs() * kRoundingRoom;
+    return bound.masked_fill(bound.ge(kLargestShiftedSpan / 2).logical_or_(bound.isnan()),
+                             std::numeric_limits<double>::infinity());
   }
 
-  torch::Tensor targets(int64_t begin, int64_t size) const {
-    return at::arange(begin, begin + size, image_.options().dtype(at::kLong));
+  void finish_rows() {
+    const auto reference = at::where(shift_.isfinite(), shift_, at::maximum(row_sums_.before, row_sums_.after));
+    const auto joint = at::maximum(reference, row_sums_.own);
+    const auto others = row_sums_.sum * (reference - joint).exp_();
+    row_ = softmax_of(joint, others + (row_sums_.own - joint).exp_(), others, joint);
   }
 
-  /// (softmax over the row + softmax over the column - 2 at the target) / 2 B.
-  torch::Tensor tile_gradient(const torch::Tensor& logits, int64_t begin) const {
-    const auto size = logits.size(0);
-    auto result = (logits - row_.maximum.narrow(0, begin, size).unsqueeze(1)).exp_();
-    result.div_(row_.sum.narrow(0, begin, size).unsqueeze(1));
-    result.diagonal(begin).sub_(1);
-    auto by_column = (logits - column_.maximum).exp_().div_(column_.sum);
-    by_column.diagonal(begin).sub_(1);
-    return result.add_(by_column).div_(2 * rows_);
+  /// Each rank has summed its images' part of every column, and knows the own pairs of its texts.
+  void finish_columns() {
+    const auto begin = batch_.first_row(), size = batch_.rows();
+    const auto reference = at::where(shift_.isfinite(), shift_, column_sums_.maximum);
+    auto joint = reference.clone();
+    const auto own_joint = joint.narrow(0, begin, size);
+    own_joint.copy_(at::maximum(own_joint, row_sums_.own));
+    batch_.all_reduce(joint, ReduceOp::max);
+    auto sums = filled({2, batch_.all_rows()}, 0);  // of the other pairs, and of the own pair
+    sums[0].copy_(column_sums_.sum * (reference - joint).exp_());
+    sums[1].narrow(0, begin, size).copy_((row_sums_.own - own_joint).exp_());
+    batch_.all_reduce(sums, ReduceOp::sum);
+    column_ = softmax_of(joint, sums.sum(0), sums[0].narrow(0, begin, size), own_joint);
   }
 
-  torch::Tensor image_, text_, scale_;
-  int64_t rows_, tile_rows_;
-  SoftmaxStatistics row_, column_;
+  /// `others`: sums of exp(logit - reference) of the pairs beside the own ones.
+  Softmax softmax_of(const torch::Tensor& reference, const torch::Tensor& total, const torch::Tensor& others,
+                     const torch::Tensor& own_reference) const {
+    // With e the logit of all other pairs together, relative to the own pair's: loss = log(1 + exp(e)).
+    const auto excess = others.log().add_(own_reference - row_sums_.own);
+    return {reference, total, at::log_sigmoid(-excess).neg_(), excess.sigmoid()};
+  }
+
+  torch::Tensor filled(at::IntArrayRef sizes, double value) const { return at::full(sizes, value, scale_.options()); }
+
+  detail::RowStatistics part_of_rows(const detail::TilePlace& place) const {
+    const auto part = [&](const torch::Tensor& tensor) { return tensor.narrow(0, place.row, place.rows); };
+    return {part(row_sums_.own), part(row_sums_.before), part(row_sums_.after), part(row_sums_.sum)};
+  }
+
+  detail::ColumnStatistics part_of_columns(const detail::TilePlace& place) const {
+    const auto part = [&](const torch::Tensor& tensor) { return tensor.narrow(0, place.column, place.columns); };
+    return {part(column_sums_.maximum), part(column_sums_.sum)};
+  }
+
+  detail::TiledBatch batch_;
+  torch::Tensor scale_, shift_;  // []
+  detail::RowStatistics row_sums_;
+  detail::ColumnStatistics column_sums_;
+  Softmax row_, column_;
 };
 
 /// The loss is a scalar, so the gradients of its inputs are known in the forward pass up to a factor.
@@ -119,11 +143,13 @@ class ContrastiveLossFunction : public torch::autograd::Function<ContrastiveLoss
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const torch::Tensor& image,
                                                 const torch::Tensor& text, const torch::Tensor& scale,
-                                                bool needs_gradient) {
-    TiledLoss tiled(image, text, scale);
-    const auto output = tiled.forward();
-    if (needs_gradient) {
-      const auto gradients = tiled.backward();
+                                                const detail::NeededGradients& needed,
+                                                const distributed::ProcessGroup& group) {
+    const auto dtype = at::promote_types(image.scalar_type(), at::kFloat);
+    SoftmaxLoss softmax(image, text, scale.to(dtype), group);
+    const auto output = softmax.forward();
+    if (needed.any()) {
+      const auto gradients = softmax.backward(needed);
       context->save_for_backward({gradients.image, gradients.text, gradients.scale});
     }
     context->mark_non_differentiable({output.accuracy});
@@ -132,24 +158,22 @@ class ContrastiveLossFunction : public torch::autograd::Function<ContrastiveLoss
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();
-    return {saved[0] * gradients[0], saved[1] * gradients[0], saved[2] * gradients[0], torch::Tensor()};
+    auto results = detail::scaled(context->get_saved_variables(), gradients[0]);
+    results.resize(5);
+    return results;
   }
 };
 
 }  // namespace
 
 ContrastiveLossOutput contrastive_loss(const torch::Tensor& image_features, const torch::Tensor& text_features,
-                                       const torch::Tensor& logit_scale) {
+                                       const torch::Tensor& logit_scale, const distributed::ProcessGroup& group) {
   detail::check_features(kOperation, image_features, text_features);
   detail::check_scalar(kOperation, "logit_scale", logit_scale, image_features);
+  detail::check_same_shape(kOperation, image_features, group);
   const models::AutocastGuard no_autocast(image_features.device().type(), /*bf16=*/false);
-  const auto dtype = at::promote_types(image_features.scalar_type(), at::kFloat);
-  const bool needs_gradient =
-      at::GradMode::is_enabled() &&
-      (image_features.requires_grad() || text_features.requires_grad() || logit_scale.requires_grad());
-  const auto output = ContrastiveLossFunction::apply(image_features.to(dtype), text_features.to(dtype),
-                                                     logit_scale.to(dtype), needs_gradient);
+  const auto needed = detail::needed_gradients(image_features, text_features, {logit_scale});
+  const auto output = ContrastiveLossFunction::apply(image_features, text_features, logit_scale, needed, group);
   return {output[0], output[1]};
 }
 

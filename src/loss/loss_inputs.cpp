@@ -1,23 +1,26 @@
 #include "loss/loss_inputs.h"
 
-#include <algorithm>
+#include <mutex>
+#include <string>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
+#include <fmt/format.h>
 
 namespace contrastive::loss::detail {
 namespace {
 
-// Logits of one tile: small enough for a CPU's cache, large enough to fill a GPU.
-constexpr int64_t kTileValuesOnCpu = int64_t{1} << 22;
-constexpr int64_t kTileValuesOnGpu = int64_t{1} << 26;
+/// "rank 0 has 12, rank 1 has 8"
+std::string sizes_by_rank(const torch::Tensor& sizes) {
+  std::string text;
+  for (int64_t rank = 0; rank < sizes.numel(); ++rank) {
+    text += fmt::format("{}rank {} has {}", rank == 0 ? "" : ", ", rank, sizes[rank].item<int64_t>());
+  }
+  return text;
+}
 
 }  // namespace
-
-int64_t tile_rows(const torch::Tensor& features, int64_t rows) {
-  const auto values = features.is_cpu() ? kTileValuesOnCpu : kTileValuesOnGpu;
-  return std::clamp<int64_t>(values / rows, 1, rows);
-}
 
 void check_features(const char* operation, const torch::Tensor& image, const torch::Tensor& text) {
   TORCH_CHECK(image.dim() == 2 && image.size(0) > 0 && image.is_floating_point(), "[", operation,
@@ -33,6 +36,25 @@ void check_scalar(const char* operation, const char* name, const torch::Tensor& 
   TORCH_CHECK(value.defined(), "[", operation, "] ", name, " is undefined");
   TORCH_CHECK(value.dim() == 0 && value.device() == image.device(), "[", operation, "] ", name, " must be a scalar on ",
               image.device(), ", but is ", value.sizes(), " on ", value.device());
+}
+
+void check_same_shape(const char* operation, const torch::Tensor& features, const distributed::ProcessGroup& group) {
+  if (group.is_alone()) return;
+  if (features.is_cuda()) {
+    // Ranks meet on the CPU, which on a GPU is worth it only when the shape changes. A rank whose shape alone changes
+    // then waits until the group's time-out.
+    static std::mutex mutex;
+    static std::vector<int64_t> last_checked;
+    const std::lock_guard lock(mutex);
+    if (features.sizes() == at::IntArrayRef(last_checked)) return;
+    last_checked = features.sizes().vec();
+  }
+  const auto sizes = group.all_gather(at::tensor(features.sizes(), at::kLong).unsqueeze(0)).t();  // [2, W]
+  const auto differ = [](const torch::Tensor& of_ranks) { return (of_ranks != of_ranks[0]).any().item<bool>(); };
+  TORCH_CHECK(!differ(sizes[0]), "[", operation, "] every rank must pass the same number of rows, but ",
+              sizes_by_rank(sizes[0]));
+  TORCH_CHECK(!differ(sizes[1]), "[", operation, "] every rank must pass features of the same width, but ",
+              sizes_by_rank(sizes[1]));
 }
 
 }  // namespace contrastive::loss::detail

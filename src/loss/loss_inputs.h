@@ -1,18 +1,19 @@
 #pragma once
 
-#include <cstdint>
-
 #include <torch/types.h>
 
-namespace contrastive::loss::detail {
+#include "contrastive/distributed/process_group.h"
 
-/// Rows of logits that are looked at together, for a batch of `rows` on this device.
-int64_t tile_rows(const torch::Tensor& features, int64_t rows);
+namespace contrastive::loss::detail {
 
 /// Throws: Error, in the name of `operation`, unless both are floating point [B, D] of one dtype and device, B > 0.
 void check_features(const char* operation, const torch::Tensor& image, const torch::Tensor& text);
 
 /// Throws: Error unless `value` is a scalar on the features' device.
 void check_scalar(const char* operation, const char* name, const torch::Tensor& value, const torch::Tensor& image);
+
+/// All ranks call it, as a rank that went on alone would wait for the others in vain.
+/// Throws: Error that names the sizes by rank, unless the features of all ranks have the same shape.
+void check_same_shape(const char* operation, const torch::Tensor& features, const distributed::ProcessGroup& group);
 
 }  // namespace contrastive::loss::detail

@@ -1,75 +1,53 @@
 #include "contrastive/loss/sigmoid_loss.h"
 
-#include <algorithm>
-
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "contrastive/models/precision.h"
 
 #include "loss/loss_inputs.h"
+#include "loss/tiled_batch.h"
 
 namespace contrastive::loss {
 namespace {
 
 constexpr const char* kOperation = "sigmoid_loss";
 
-struct Gradients {
-  torch::Tensor image, text, scale, bias;
-};
-
-/// Loss and gradients of one batch, a tile of whole rows (images) at a time.
-class TiledSigmoidLoss {
+/// Loss and gradients of one rank's rows, in one sweep over the tiles.
+class SigmoidLoss {
  public:
-  TiledSigmoidLoss(const torch::Tensor& image, const torch::Tensor& text, const torch::Tensor& scale,
-                   const torch::Tensor& bias, bool needs_gradient)
-      : image_(image), text_(text), scale_(scale), bias_(bias), rows_(image.size(0)), needs_gradient_(needs_gradient) {
-    loss_ = at::zeros({}, image.options());
-    hits_ = at::zeros({}, image.options().dtype(at::kLong));
-    if (!needs_gradient) return;
-    gradients_ = {at::empty_like(image), at::zeros_like(text), at::zeros({}, image.options()),
-                  at::zeros({}, image.options())};
+  SigmoidLoss(const torch::Tensor& image, const torch::Tensor& text, const torch::Tensor& scale,
+              const torch::Tensor& bias, const distributed::ProcessGroup& group)
+      : batch_(image, text, scale.scalar_type(), group), scale_(scale), bias_(bias) {
+    const auto filled = [&](double value) { return at::full({batch_.rows()}, value, scale.options()); };
+    rows_ = {filled(0), filled(batch_.lowest()), filled(batch_.lowest()), filled(0), filled(0)};
   }
 
-  ContrastiveLossOutput run() {
-    const auto step = detail::tile_rows(image_, rows_);
-    for (int64_t begin = 0; begin < rows_; begin += step) add_tile(begin, std::min(step, rows_ - begin));
-    if (needs_gradient_) {
-      gradients_.image.mul_(scale_);
-      gradients_.text.mul_(scale_);
+  ContrastiveLossOutput run(const detail::NeededGradients& needed) {
+    batch_.start_gathering();
+    for (const auto& place : batch_.places()) {
+      const auto part = [&](const torch::Tensor& tensor) { return tensor.narrow(0, place.row, place.rows); };
+      const auto tile = batch_.products(place);
+      detail::products_to_slopes(
+          tile, scale_, bias_,
+          {part(rows_.own), part(rows_.before), part(rows_.after), part(rows_.loss), part(rows_.slope)});
+      if (needed.any()) batch_.add_gradients(place, tile.products, needed);
     }
-    return {loss_ / rows_, hits_.to(image_.scalar_type()) / rows_};
+    return batch_.mean_over_ranks(rows_.loss, rows_.own, rows_.before, rows_.after);
   }
 
-  const Gradients& gradients() const { return gradients_; }
+  /// Of the loss that run() returned: of image, text, scale, bias.
+  torch::autograd::variable_list gradients(const detail::NeededGradients& needed) {
+    const double factor = 1 / static_cast<double>(batch_.all_rows());
+    const auto features = batch_.take_gradients(scale_, factor, needed);
+    return {features.image, features.text, features.scale,
+            (rows_.slope.sum(at::kDouble) * factor).to(bias_.scalar_type())};
+  }
 
  private:
-  void add_tile(int64_t begin, int64_t size) {
-    const auto image_rows = image_.narrow(0, begin, size);
-    auto logits = image_rows.mm(text_.t()).mul_(scale_).add_(bias_);  // [size, B]
-    const auto targets = at::arange(begin, begin + size, hits_.options());
-    hits_ += (logits.argmax(1) == targets).sum();
-    auto right = logits.neg_();  // z (scale <i, t> + bias): the larger, the better
-    right.diagonal(begin).neg_();
-    loss_ -= at::log_sigmoid(right).sum();
-    if (needs_gradient_) add_gradients(right.neg_().sigmoid_(), image_rows, begin, size);
-  }
-
-  /// `slope`: derivative of a pair's loss by how wrong it is. Overwritten.
-  void add_gradients(torch::Tensor slope, const torch::Tensor& image_rows, int64_t begin, int64_t size) {
-    slope.diagonal(begin).neg_();
-    slope.div_(rows_);  // d loss / d logit
-    auto image_gradient = gradients_.image.narrow(0, begin, size);
-    at::mm_out(image_gradient, slope, text_);
-    gradients_.scale += (image_gradient * image_rows).sum();
-    gradients_.bias += slope.sum();
-    gradients_.text.addmm_(slope.t(), image_rows);
-  }
-
-  torch::Tensor image_, text_, scale_, bias_, loss_, hits_;
-  int64_t rows_;
-  bool needs_gradient_;
-  Gradients gradients_;
+  detail::TiledBatch batch_;
+  torch::Tensor scale_, bias_;  // []
+  detail::SigmoidStatistics rows_;
 };
 
 /// The loss is a scalar, so the gradients of its inputs are known in the forward pass up to a factor.
@@ -77,22 +55,20 @@ class SigmoidLossFunction : public torch::autograd::Function<SigmoidLossFunction
  public:
   static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, const torch::Tensor& image,
                                                 const torch::Tensor& text, const torch::Tensor& scale,
-                                                const torch::Tensor& bias, bool needs_gradient) {
-    TiledSigmoidLoss tiled(image, text, scale, bias, needs_gradient);
-    const auto output = tiled.run();
-    const auto& gradients = tiled.gradients();
-    if (needs_gradient) {
-      context->save_for_backward({gradients.image, gradients.text, gradients.scale, gradients.bias});
-    }
+                                                const torch::Tensor& bias, const detail::NeededGradients& needed,
+                                                const distributed::ProcessGroup& group) {
+    const auto dtype = at::promote_types(image.scalar_type(), at::kFloat);
+    SigmoidLoss sigmoid(image, text, scale.to(dtype), bias.to(dtype), group);
+    const auto output = sigmoid.run(needed);
+    if (needed.any()) context->save_for_backward(sigmoid.gradients(needed));
     context->mark_non_differentiable({output.accuracy});
     return {output.loss, output.accuracy};
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
-    torch::autograd::variable_list results;
-    for (const auto& saved : context->get_saved_variables()) results.push_back(saved * gradients[0]);
-    results.emplace_back();
+    auto results = detail::scaled(context->get_saved_variables(), gradients[0]);
+    results.resize(6);
     return results;
   }
 };
@@ -100,17 +76,15 @@ class SigmoidLossFunction : public torch::autograd::Function<SigmoidLossFunction
 }  // namespace
 
 ContrastiveLossOutput sigmoid_loss(const torch::Tensor& image_features, const torch::Tensor& text_features,
-                                   const torch::Tensor& logit_scale, const torch::Tensor& logit_bias) {
+                                   const torch::Tensor& logit_scale, const torch::Tensor& logit_bias,
+                                   const distributed::ProcessGroup& group) {
   detail::check_features(kOperation, image_features, text_features);
   detail::check_scalar(kOperation, "logit_scale", logit_scale, image_features);
   detail::check_scalar(kOperation, "logit_bias", logit_bias, image_features);
+  detail::check_same_shape(kOperation, image_features, group);
   const models::AutocastGuard no_autocast(image_features.device().type(), /*bf16=*/false);
-  const auto dtype = at::promote_types(image_features.scalar_type(), at::kFloat);
-  const bool needs_gradient =
-      at::GradMode::is_enabled() && (image_features.requires_grad() || text_features.requires_grad() ||
-                                     logit_scale.requires_grad() || logit_bias.requires_grad());
-  const auto output = SigmoidLossFunction::apply(image_features.to(dtype), text_features.to(dtype),
-                                                 logit_scale.to(dtype), logit_bias.to(dtype), needs_gradient);
+  const auto needed = detail::needed_gradients(image_features, text_features, {logit_scale, logit_bias});
+  const auto output = SigmoidLossFunction::apply(image_features, text_features, logit_scale, logit_bias, needed, group);
   return {output[0], output[1]};
 }
 

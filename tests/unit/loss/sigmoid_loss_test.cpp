@@ -2,9 +2,11 @@
 
 #include <cmath>
 #include <string>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "contrastive/models/clip_model.h"
 #include "contrastive/models/precision.h"
@@ -42,6 +44,40 @@ TEST(SigmoidLossTest, GradientsOfAllInputsEqualTheTextbookFormulaOverSeveralTile
   for (size_t i = 0; i < expected.size(); ++i) {
     EXPECT_TRUE(test::tensors_near("input " + std::to_string(i), actual[i], expected[i], {1e-14, 1e-11}));
   }
+}
+
+TEST(SigmoidLossTest, SinglePrecisionEqualsTheTextbookFormulaInDoublePrecision) {
+  for (const double value : {1.0, 14.3, 100.0}) {
+    const auto image = unit_rows(150, 24, 1), text = unit_rows(150, 24, 2);
+    const auto scale = scalar(value), bias = scalar(-value / 2);
+    const auto exact = [](const torch::Tensor& x) { return x.detach().to(at::kDouble).requires_grad_(); };
+    const std::vector<torch::Tensor> inputs{image, text, scale, bias};
+    const std::vector<torch::Tensor> exact_inputs{exact(image), exact(text), exact(scale), exact(bias)};
+    const auto expected_loss = textbook_loss(exact_inputs[0], exact_inputs[1], exact_inputs[2], exact_inputs[3]);
+    const auto expected = torch::autograd::grad({expected_loss}, exact_inputs);
+    const auto loss = sigmoid_loss(image, text, scale, bias).loss;
+    const auto actual = torch::autograd::grad({loss}, inputs);
+    EXPECT_NEAR(loss.item<double>() / expected_loss.item<double>(), 1, 2e-6);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_TRUE(test::tensors_near("input " + std::to_string(i), actual[i].to(at::kDouble), expected[i], {0, 1e-5}));
+    }
+  }
+}
+
+TEST(SigmoidLossTest, FeaturesThatAreNotFiniteGiveALossThatIsNotFinite) {
+  for (const double value : {std::nan(""), HUGE_VAL}) {
+    const auto image = unit_rows(50, 8, 1).detach(), text = unit_rows(50, 8, 2).detach();
+    image[7][3].fill_(value);
+    EXPECT_FALSE(std::isfinite(sigmoid_loss(image, text, scalar(10.0), scalar(-10.0)).loss.item<double>()));
+  }
+}
+
+TEST(SigmoidLossTest, AccuracyIsTheShareOfImagesThatFindTheirText) {
+  const auto image = at::eye(40);
+  auto order = at::arange(40);
+  order.narrow(0, 0, 10).copy_(at::arange(10).flip(0));
+  const auto accuracy = sigmoid_loss(image, image.index({order}), scalar(10.0), scalar(-10.0)).accuracy;
+  EXPECT_EQ(accuracy.item<float>(), 0.75F);
 }
 
 TEST(SigmoidLossTest, WithoutKnowledgeEveryPairCostsTheLogarithmOfTwo) {
