@@ -169,9 +169,17 @@ int64_t rows_of(const torch::Tensor& x) {
   return x.numel() / x.size(1);
 }
 
-/// Mean and variance (biased) of each channel. [C] each, double.
+/// Of each channel, [C], double; the variance is the biased one. `count`: values behind them, [].
+struct Moments {
+  torch::Tensor mean, variance, count;
+};
+
+torch::Tensor count_of(const torch::Tensor& x) {
+  return at::full({}, static_cast<double>(rows_of(x)), x.options().dtype(at::kDouble));
+}
+
 template <typename T>
-std::pair<torch::Tensor, torch::Tensor> moments(const torch::Tensor& x) {
+Moments kernel_moments(const torch::Tensor& x) {
   const auto rows = rows_of(x), channels = x.size(1);
   const auto* data = x.const_data_ptr<T>();
   // Any value near the mean keeps the squares small; the first row's are.
@@ -185,13 +193,13 @@ std::pair<torch::Tensor, torch::Tensor> moments(const torch::Tensor& x) {
     variance.data_ptr<double>()[c] =
         std::max(0.0, sums.second[static_cast<size_t>(c)] / static_cast<double>(rows) - shifted * shifted);
   }
-  return {mean, variance};
+  return {mean, variance, count_of(x)};
 }
 
 /// (x - shift) factor + offset + y y_factor, y and y_factor undefined for none. Shapes: x, y [B, C, H, W], others [C].
 template <typename T>
-torch::Tensor combined(const torch::Tensor& x, const torch::Tensor& shift, const torch::Tensor& factor,
-                       const torch::Tensor& offset, const torch::Tensor& y, const torch::Tensor& y_factor) {
+torch::Tensor kernel_combined(const torch::Tensor& x, const torch::Tensor& shift, const torch::Tensor& factor,
+                              const torch::Tensor& offset, const torch::Tensor& y, const torch::Tensor& y_factor) {
   const auto channels = x.size(1);
   auto result = at::empty_like(x);
   T* out = result.data_ptr<T>();
@@ -208,82 +216,157 @@ torch::Tensor combined(const torch::Tensor& x, const torch::Tensor& shift, const
   return result;
 }
 
-/// Gradients of x, weight and bias. `mean` and `inverse_std`: [C], double.
+/// Sums of y, and of y (x - shift), for each channel. [C] each, double.
+struct Products {
+  torch::Tensor sum, product;
+};
+
 template <typename T>
-torch::autograd::variable_list gradients_of(const torch::Tensor& gradient, const torch::Tensor& x,
-                                            const torch::Tensor& weight, const torch::Tensor& mean,
-                                            const torch::Tensor& inverse_std) {
-  const auto rows = rows_of(x), channels = x.size(1);
-  const auto shift = mean.to(x.scalar_type());
-  const T *in = x.const_data_ptr<T>(), *dy = gradient.const_data_ptr<T>(), *shifts = shift.const_data_ptr<T>();
-  const auto sums = sum_rows<T>(rows, channels, [&](int64_t row, int64_t count, T* sum, T* product) {
-    add_products(in + row * channels, dy + row * channels, shifts, count, channels, sum, product);
+Products kernel_products(const torch::Tensor& x, const torch::Tensor& y, const torch::Tensor& shift) {
+  const auto channels = x.size(1);
+  const T *in = x.const_data_ptr<T>(), *second = y.const_data_ptr<T>(), *shifts = shift.const_data_ptr<T>();
+  const auto sums = sum_rows<T>(rows_of(x), channels, [&](int64_t row, int64_t count, T* sum, T* product) {
+    add_products(in + row * channels, second + row * channels, shifts, count, channels, sum, product);
   });
-  const auto as_tensor = [&](const std::vector<double>& values) { return at::tensor(values, at::kDouble); };
-  const auto bias_gradient = as_tensor(sums.first);
-  // The products were taken about the rounded mean.
-  const auto centred = as_tensor(sums.second) + (shift.to(at::kDouble) - mean) * bias_gradient;
-  const auto weight_gradient = centred * inverse_std;
-  // dx = weight inverse_std (dy - mean(dy) - (x - mean) inverse_std mean(dy xhat))
-  const auto scale = weight.to(at::kDouble) * inverse_std;
-  const auto slope = -scale * inverse_std * weight_gradient / rows;
-  const auto offset = -scale * bias_gradient / rows + slope * (shift.to(at::kDouble) - mean);
-  const auto dtype = x.scalar_type();
-  return {combined<T>(x, shift, slope.to(dtype), offset.to(dtype), gradient, scale.to(dtype)),
-          weight_gradient.to(weight.scalar_type()), bias_gradient.to(weight.scalar_type())};
+  return {at::tensor(sums.first, at::kDouble), at::tensor(sums.second, at::kDouble)};
 }
+
+// The same three by torch's operations, for every device, order and precision.
+
+torch::Tensor per_channel(const torch::Tensor& values) {
+  return values.view({1, -1, 1, 1});
+}
+
+torch::Tensor sum_of_channels(const torch::Tensor& x) {
+  return x.sum({0, 2, 3}, /*keepdim=*/false, at::kDouble);
+}
+
+/// What is computed in between two passes over x.
+at::ScalarType working_dtype(const torch::Tensor& x) {
+  return at::promote_types(x.scalar_type(), at::kFloat);
+}
+
+Moments torch_moments(const torch::Tensor& x) {
+  const auto count = count_of(x), mean = sum_of_channels(x) / count;
+  const auto shift = mean.to(working_dtype(x));
+  const auto square = sum_of_channels((x - per_channel(shift)).square()) / count;
+  return {mean, (square - (shift.to(at::kDouble) - mean).square()).clamp_min(0), count};
+}
+
+torch::Tensor torch_combined(const torch::Tensor& x, const torch::Tensor& shift, const torch::Tensor& factor,
+                             const torch::Tensor& offset, const torch::Tensor& y, const torch::Tensor& y_factor) {
+  auto result = (x - per_channel(shift)).mul_(per_channel(factor)).add_(per_channel(offset));
+  if (y.defined()) result.add_(y * per_channel(y_factor));
+  return result.to(x.scalar_type());
+}
+
+Products torch_products(const torch::Tensor& x, const torch::Tensor& y, const torch::Tensor& shift) {
+  return {sum_of_channels(y), sum_of_channels((x - per_channel(shift)).mul_(y))};
+}
+
+bool has_kernel(const torch::Tensor& x) {
+  const bool has_precision = x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble;
+  return x.is_cpu() && has_precision && x.is_contiguous(at::MemoryFormat::ChannelsLast);
+}
+
+Moments moments(const torch::Tensor& x) {
+  if (!has_kernel(x)) return torch_moments(x);
+  return AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "batch_norm", [&] { return kernel_moments<scalar_t>(x); });
+}
+
+torch::Tensor combined(const torch::Tensor& x, const torch::Tensor& shift, const torch::Tensor& factor,
+                       const torch::Tensor& offset, const torch::Tensor& y = {}, const torch::Tensor& y_factor = {}) {
+  if (!has_kernel(x)) return torch_combined(x, shift, factor, offset, y, y_factor);
+  return AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "batch_norm",
+                                    [&] { return kernel_combined<scalar_t>(x, shift, factor, offset, y, y_factor); });
+}
+
+Products products(const torch::Tensor& x, const torch::Tensor& y, const torch::Tensor& shift) {
+  if (!has_kernel(x)) return torch_products(x, y, shift);
+  return AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "batch_norm_backward",
+                                    [&] { return kernel_products<scalar_t>(x, y, shift); });
+}
+
+/// The moments of all ranks' values together: the same bits on every rank.
+Moments over_ranks(const Moments& own, const distributed::ProcessGroup& group) {
+  if (group.is_alone()) return own;
+  const auto channels = own.mean.size(0);
+  const auto all = group.all_gather(at::cat({own.count.view({1}), own.mean, own.variance}).unsqueeze(0));
+  const auto parts = all.split_with_sizes({1, channels, channels}, 1);  // [W, 1], 2 x [W, C]
+  const auto count = parts[0].sum(), share = parts[0] / count;
+  const auto mean = (share * parts[1]).sum(0);
+  return {mean, (share * (parts[2] + (parts[1] - mean).square())).sum(0), count};
+}
+
+/// The sum of both over the ranks.
+Products over_ranks(const Products& own, const distributed::ProcessGroup& group) {
+  if (group.is_alone()) return own;
+  const auto sums = at::stack({own.sum, own.product});
+  group.all_reduce(sums);
+  return {sums[0], sums[1]};
+}
+
+void move_running_statistics(const BatchNormStep& step, const Moments& moments) {
+  if (!step.running_mean.defined()) return;
+  const auto move = [&](torch::Tensor running, const torch::Tensor& value) {
+    running.mul_(1 - step.momentum).add_(value.to(running.scalar_type()), step.momentum);
+  };
+  move(step.running_mean, moments.mean);
+  move(step.running_var, moments.variance * (moments.count / (moments.count - 1)));
+}
+
+/// Keeps a group from the forward to the backward pass.
+struct KeptGroup : torch::CustomClassHolder {
+  explicit KeptGroup(distributed::ProcessGroup kept) : group(std::move(kept)) {}
+  distributed::ProcessGroup group;
+};
 
 class BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
  public:
   static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& x,
-                               const torch::Tensor& weight, const torch::Tensor& bias, torch::Tensor running_mean,
-                               torch::Tensor running_var, double momentum, double epsilon) {
-    torch::Tensor result;
-    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "batch_norm", [&] {
-      const auto [mean, variance] = moments<scalar_t>(x);
-      const auto inverse_std = (variance + epsilon).rsqrt();
-      const auto factor = weight.to(at::kDouble) * inverse_std;
-      const auto dtype = x.scalar_type();
-      const auto shift = mean.to(dtype);
-      const auto offset = bias.to(at::kDouble) + (shift.to(at::kDouble) - mean) * factor;
-      result = combined<scalar_t>(x, shift, factor.to(dtype), offset.to(dtype), {}, {});
-      const auto rows = static_cast<double>(rows_of(x));
-      running_mean.mul_(1 - momentum).add_(mean.to(running_mean.scalar_type()), momentum);
-      running_var.mul_(1 - momentum).add_((variance * (rows / (rows - 1))).to(running_var.scalar_type()), momentum);
-      context->save_for_backward({x, weight, mean, inverse_std});
-    });
-    return result;
+                               const torch::Tensor& weight, const torch::Tensor& bias, const BatchNormStep& step) {
+    const auto dtype = working_dtype(x);
+    const auto whole = over_ranks(moments(x), step.group);
+    move_running_statistics(step, whole);
+    const auto inverse_std = (whole.variance + step.epsilon).rsqrt();
+    const auto factor = weight.to(at::kDouble) * inverse_std;
+    const auto shift = whole.mean.to(dtype);
+    const auto offset = bias.to(at::kDouble) + (shift.to(at::kDouble) - whole.mean) * factor;
+    context->save_for_backward({x, weight, whole.mean, inverse_std, whole.count});
+    context->saved_data["group"] = c10::IValue::make_capsule(c10::make_intrusive<KeptGroup>(step.group));
+    return combined(x, shift, factor.to(dtype), offset.to(dtype));
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
+                                                 const torch::autograd::variable_list& gradients) {
     const auto saved = context->get_saved_variables();
-    const auto gradient = gradients[0].contiguous(at::MemoryFormat::ChannelsLast);
-    torch::autograd::variable_list results;
-    AT_DISPATCH_FLOATING_TYPES(gradient.scalar_type(), "batch_norm_backward", [&] {
-      results = gradients_of<scalar_t>(gradient, saved[0], saved[1], saved[2], saved[3]);
-    });
-    results.resize(7);
-    return results;
+    const auto &x = saved[0], &weight = saved[1], &mean = saved[2], &inverse_std = saved[3], &count = saved[4];
+    const auto kept = c10::static_intrusive_pointer_cast<KeptGroup>(context->saved_data["group"].toCapsule());
+    const auto gradient = has_kernel(x) ? gradients[0].contiguous(at::MemoryFormat::ChannelsLast) : gradients[0];
+    const auto dtype = working_dtype(x);
+    const auto shift = mean.to(dtype);
+
+    const auto about_shift = products(x, gradient, shift);
+    const auto error = shift.to(at::kDouble) - mean;
+    const Products own{about_shift.sum, (about_shift.product + error * about_shift.sum) * inverse_std};
+    const auto whole = over_ranks(own, kept->group);
+    // dx = weight inverse_std (dy - mean(dy) - (x - mean) inverse_std mean(dy xhat))
+    const auto scale = weight.to(at::kDouble) * inverse_std;
+    const auto slope = -scale * inverse_std * whole.product / count;
+    const auto offset = -scale * whole.sum / count + slope * error;
+    const auto dx = combined(x, shift, slope.to(dtype), offset.to(dtype), gradient, scale.to(dtype));
+    return {dx, own.product.to(weight.scalar_type()), own.sum.to(weight.scalar_type()), torch::Tensor()};
   }
 };
-
-bool is_ours(const torch::Tensor& x, const torch::Tensor& weight) {
-  const bool has_precision = x.scalar_type() == at::kFloat || x.scalar_type() == at::kDouble;
-  return x.is_cpu() && has_precision && weight.scalar_type() == x.scalar_type() && rows_of(x) > 1 &&
-         x.is_contiguous(at::MemoryFormat::ChannelsLast);
-}
 
 }  // namespace
 
 torch::Tensor train_batch_norm(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias,
-                               const torch::Tensor& running_mean, const torch::Tensor& running_var, double momentum,
-                               double epsilon) {
-  if (is_ours(x, weight)) {
-    return BatchNormFunction::apply(x, weight, bias, running_mean, running_var, momentum, epsilon);
-  }
-  return at::batch_norm(x, weight, bias, running_mean, running_var, /*training=*/true, momentum, epsilon,
-                        /*cudnn_enabled=*/true);
+                               const BatchNormStep& step) {
+  const bool is_ours = has_kernel(x) && weight.scalar_type() == x.scalar_type() && rows_of(x) > 1;
+  if (is_ours || !step.group.is_alone()) return BatchNormFunction::apply(x, weight, bias, step);
+  return at::batch_norm(x, weight, bias, step.running_mean, step.running_var, /*training=*/true, step.momentum,
+                        step.epsilon, /*cudnn_enabled=*/true);
 }
 
 }  // namespace contrastive::models::detail

@@ -2,13 +2,24 @@
 
 #include <torch/types.h>
 
+#include "contrastive/distributed/process_group.h"
+
 namespace contrastive::models::detail {
 
-/// Batch normalisation of a training step, which also moves the running statistics. Shapes: x [B, C, H, W] to the same.
-/// For fp32 and fp64 in channels-last order on a CPU with statistics of our own: torch's kernel for that order sums
-/// whole images in fp32, which costs a digit of every feature. Elsewhere torch's.
+struct BatchNormStep {
+  torch::Tensor running_mean = {}, running_var = {};  ///< moved, unless both are undefined
+  double momentum;
+  double epsilon;
+  distributed::ProcessGroup group;
+};
+
+/// Batch normalisation of a training step. Shapes: x [B, C, H, W] to the same.
+/// The statistics are those of all ranks' images. One rank: for fp32 and fp64 in channels-last order on a CPU they are
+/// our own, since torch's kernel for that order sums whole images in fp32, which costs a digit of every feature;
+/// elsewhere torch's. More ranks: always our own; each rank's moments are combined in double precision, alike on
+/// every rank (Chan, Golub & LeVeque 1979). Gradients are those of the sum of the ranks'
+/// results; weight and bias get this rank's share.
 torch::Tensor train_batch_norm(const torch::Tensor& x, const torch::Tensor& weight, const torch::Tensor& bias,
-                               const torch::Tensor& running_mean, const torch::Tensor& running_var, double momentum,
-                               double epsilon);
+                               const BatchNormStep& step);
 
 }  // namespace contrastive::models::detail

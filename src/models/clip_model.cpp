@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "contrastive/core/error.h"
+#include "contrastive/models/layers.h"
 
 namespace contrastive::models {
 namespace {
@@ -129,6 +130,14 @@ ClipModelImpl::ClipModelImpl(const ModelConfig& config, torch::Device device) : 
   text = register_module("text", TextTransformer(config.text_cfg, config.embed_dim, activation, device));
   logit_scale = register_parameter("logit_scale", at::empty({}, device));
   if (config.init_logit_bias) logit_bias = register_parameter("logit_bias", at::empty({}, device));
+  visual->checkpoint_activations(config.checkpoint_activations);
+  text->checkpoint_activations(config.checkpoint_activations);
+}
+
+void ClipModelImpl::set_batch_norm_group(const distributed::ProcessGroup& group) {
+  for (const auto& module : modules()) {
+    if (auto* batch_norm = module->as<BatchNorm2dImpl>()) batch_norm->set_group(group);
+  }
 }
 
 void ClipModelImpl::reset_parameters(at::Generator generator) {

@@ -8,6 +8,7 @@
 #include "contrastive/models/precision.h"
 
 #include "models/batch_norm.h"
+#include "models/checkpoint.h"
 
 namespace contrastive::models {
 namespace {
@@ -124,8 +125,13 @@ torch::Tensor BatchNorm2dImpl::forward(const torch::Tensor& x) {
     return at::batch_norm(x, weight, bias, running_mean, running_var, /*training=*/false, kBatchNormMomentum,
                           kBatchNormEpsilon, /*cudnn_enabled=*/true);
   }
-  num_batches_tracked.add_(1);
-  return detail::train_batch_norm(x, weight, bias, running_mean, running_var, kBatchNormMomentum, kBatchNormEpsilon);
+  detail::BatchNormStep step{.momentum = kBatchNormMomentum, .epsilon = kBatchNormEpsilon, .group = group_};
+  if (!detail::is_rerunning()) {
+    num_batches_tracked.add_(1);
+    step.running_mean = running_mean;
+    step.running_var = running_var;
+  }
+  return detail::train_batch_norm(x, weight, bias, step);
 }
 
 void BatchNorm2dImpl::reset_parameters() {

@@ -456,6 +456,7 @@ struct ModelFile {
     f("init_logit_scale", config.init_logit_scale, between(-10, 10));
     f("init_logit_bias", config.init_logit_bias, between(-1000, 1000));
     f("custom_text", config.custom_text);
+    f("checkpoint_activations", config.checkpoint_activations);
     f("vision_cfg", vision_cfg, required());
     f("text_cfg", text_cfg, required());
     for (auto& field : off) f(field.key, field.value);
@@ -650,6 +651,12 @@ ConfigNode to_node(const ModelConfig& config) {
       .always("vision_cfg", vision_node(config.vision_cfg))
       .always("text_cfg", text_node(config.text_cfg))
       .take();
+}
+
+ConfigNode to_full_node(const ModelConfig& config) {
+  auto node = to_node(config);
+  if (config.checkpoint_activations) node.add("checkpoint_activations", ConfigNode::make_scalar("true"));
+  return node;
 }
 
 void validate(const ModelConfig& config) {

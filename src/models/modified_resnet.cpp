@@ -6,6 +6,7 @@
 #include <c10/core/GradMode.h>
 
 #include "models/attention.h"
+#include "models/checkpoint.h"
 
 namespace contrastive::models {
 
@@ -119,7 +120,10 @@ torch::Tensor ModifiedResNetImpl::forward(const torch::Tensor& images) {
   check_images(images);
   // Convolutions of both devices' libraries work in this layout; others are converted on the way in and out of each.
   auto x = stem(images.to(conv1->weight.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast));
-  for (auto& block : blocks_) x = block->forward(x);
+  for (const auto& block : blocks_) {
+    x = detail::run_block(checkpoint_, *block, x,
+                          [kept = block.ptr()](const torch::Tensor& y) { return kept->forward(y); });
+  }
   return attnpool->forward(x);
 }
 

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "models/attention.h"
+#include "models/checkpoint.h"
 
 namespace contrastive::models {
 namespace {
@@ -140,14 +141,20 @@ TransformerImpl::TransformerImpl(const TransformerOptions& options, torch::Devic
   }
 }
 
+torch::Tensor TransformerImpl::run(const ResidualAttentionBlock& block, const torch::Tensor& x) const {
+  return detail::run_block(checkpoint_, *block, x, [block](const torch::Tensor& y) { return block->forward(y); });
+}
+
 torch::Tensor TransformerImpl::forward(torch::Tensor x) const {
-  for (const auto& block : blocks_) x = block->forward(x);
+  for (const auto& block : blocks_) x = run(block, x);
   return x;
 }
 
 torch::Tensor TransformerImpl::forward_pooled(torch::Tensor x, const torch::Tensor& positions) const {
-  for (size_t i = 0; i + 1 < blocks_.size(); ++i) x = blocks_[i]->forward(x);
-  return blocks_.back()->forward_pooled(x, positions);
+  for (size_t i = 0; i + 1 < blocks_.size(); ++i) x = run(blocks_[i], x);
+  const auto& last = blocks_.back();
+  return detail::run_block(checkpoint_, *last, x,
+                           [last, positions](const torch::Tensor& y) { return last->forward_pooled(y, positions); });
 }
 
 void TransformerImpl::reset_parameters(at::Generator& generator) {

@@ -14,6 +14,7 @@
 #include "contrastive/core/export.h"
 #include "contrastive/core/lazy_tensor.h"
 #include "contrastive/core/safetensors.h"
+#include "contrastive/distributed/process_group.h"
 #include "contrastive/models/image_tower.h"
 #include "contrastive/models/model_config.h"
 #include "contrastive/models/text_transformer.h"
@@ -66,6 +67,12 @@ class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
   std::vector<std::string> load_state(const std::vector<LazyTensor>& tensors,
                                       const std::function<bool(const std::string&)>& may_be_missing = {});
   void load_state(const NamedTensors& tensors);
+
+  /// From now on every BatchNorm takes its statistics over the images of all ranks in a training step, and its running
+  /// statistics have the same bits on every rank. All ranks must then forward and go back through the same towers in
+  /// the same order. Parameters get this rank's share of their gradient: the sum over ranks is the whole batch's. With
+  /// activation checkpointing the second forward pass of a block repeats its communication.
+  void set_batch_norm_group(const distributed::ProcessGroup& group);
 
   /// Moves logit_scale into [0, ln 100]: call after each optimiser step.
   void clamp_logit_scale();

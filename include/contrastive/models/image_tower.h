@@ -22,6 +22,9 @@ class CONTRASTIVE_API ImageTowerImpl : public torch::nn::Module {
   /// Draws every parameter anew from the generator.
   virtual void reset_parameters(at::Generator& generator) = 0;
 
+  /// Whether training steps keep only the input of each block and run it again in the backward pass.
+  virtual void checkpoint_activations(bool on) = 0;
+
   /// The name in published checkpoints of a tensor that this module calls `name`.
   virtual std::string checkpoint_name(const std::string& name) const { return name; }
 

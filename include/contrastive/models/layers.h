@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include "contrastive/core/export.h"
+#include "contrastive/distributed/process_group.h"
 
 /// The layers the towers are built from. They differ from torch::nn in two points: construction takes memory but draws
 /// no numbers (so a tower on the meta device costs nothing), and reset_parameters draws from a given generator only.
@@ -84,7 +85,8 @@ class CONTRASTIVE_API PatchEmbeddingImpl : public torch::nn::Module {
 };
 TORCH_MODULE(PatchEmbedding);
 
-/// torch's BatchNorm2d: eps 1e-5, momentum 0.1, unbiased running variance.
+/// torch's BatchNorm2d: eps 1e-5, momentum 0.1, unbiased running variance. Statistics of a training step are those of
+/// this process's batch, or of all ranks' of a group.
 class CONTRASTIVE_API BatchNorm2dImpl : public torch::nn::Module {
  public:
   BatchNorm2dImpl(int64_t channels, torch::Device device);
@@ -92,8 +94,14 @@ class CONTRASTIVE_API BatchNorm2dImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x);
   void reset_parameters();
 
+  /// The ranks whose batches count as one; see ClipModelImpl::set_batch_norm_group.
+  void set_group(const distributed::ProcessGroup& group) { group_ = group; }
+
   torch::Tensor weight, bias;
   torch::Tensor running_mean, running_var, num_batches_tracked;
+
+ private:
+  distributed::ProcessGroup group_;
 };
 TORCH_MODULE(BatchNorm2d);
 

@@ -69,7 +69,8 @@ struct TextConfig {
   bool operator==(const TextConfig&) const = default;
 };
 
-/// What open_clip's model JSON says: field names, defaults and meaning are open_clip 3.3.0's.
+/// What open_clip's model JSON says, and how the model is trained: field names, defaults and meaning of the former are
+/// open_clip 3.3.0's.
 struct ModelConfig {
   int64_t embed_dim = 512;
   VisionConfig vision_cfg;
@@ -78,6 +79,9 @@ struct ModelConfig {
   double init_logit_scale = 2.6592600369327779;  ///< log of the scale: ln(1 / 0.07)
   std::optional<double> init_logit_bias = {};    ///< SigLIP's bias; none: the model has no bias
   bool custom_text = false;                      ///< text parameters are named `text.`...; nothing else
+  /// Not open_clip's: training steps keep only the input of each block (of a Transformer or ResNet) and run it again in
+  /// the backward pass. The same gradients for less memory and a third more work.
+  bool checkpoint_activations = false;
 
   bool operator==(const ModelConfig&) const = default;
 };
@@ -92,6 +96,9 @@ CONTRASTIVE_API ModelConfig model_config_from_file(const std::filesystem::path& 
 
 /// The JSON that open_clip reads as `model_cfg`: its keys only, what equals its default left out.
 CONTRASTIVE_API ConfigNode to_node(const ModelConfig& config);
+
+/// The same with our own keys: load_model_config makes an equal config of it.
+CONTRASTIVE_API ConfigNode to_full_node(const ModelConfig& config);
 
 /// Throws: ConfigError if sizes don't fit together (for configs that were not read from a file).
 CONTRASTIVE_API void validate(const ModelConfig& config);

@@ -80,6 +80,7 @@ class CONTRASTIVE_API ModifiedResNetImpl : public ImageTowerImpl {
 
   torch::Tensor forward(const torch::Tensor& images) override;
   void reset_parameters(at::Generator& generator) override;
+  void checkpoint_activations(bool on) override { checkpoint_ = on; }
 
   Conv2d conv1{nullptr};
   BatchNorm2d bn1{nullptr};
@@ -94,6 +95,7 @@ class CONTRASTIVE_API ModifiedResNetImpl : public ImageTowerImpl {
   torch::Tensor stem(const torch::Tensor& images);
 
   std::vector<Bottleneck> blocks_;  ///< of all stages, in order
+  bool checkpoint_ = false;
 };
 TORCH_MODULE(ModifiedResNet);
 

@@ -46,6 +46,7 @@ class CONTRASTIVE_API SiglipVisionTransformerImpl : public ImageTowerImpl {
 
   torch::Tensor forward(const torch::Tensor& images) override;
   void reset_parameters(at::Generator& generator) override;
+  void checkpoint_activations(bool on) override { transformer->checkpoint_activations(on); }
   std::string checkpoint_name(const std::string& name) const override;
 
   torch::Tensor positional_embedding;  ///< [1, P, D]

@@ -38,6 +38,9 @@ class CONTRASTIVE_API TextTransformerImpl : public torch::nn::Module {
 
   void reset_parameters(at::Generator& generator);
 
+  /// Whether training steps keep only the input of each block and run it again in the backward pass.
+  void checkpoint_activations(bool on) { transformer->checkpoint_activations(on); }
+
   torch::Tensor positional_embedding;  ///< [context_length, D]
   torch::Tensor text_projection;       ///< [D, E]; undefined with proj_type none or proj_bias
   Transformer transformer{nullptr};

@@ -123,10 +123,16 @@ class CONTRASTIVE_API TransformerImpl : public torch::nn::Module {
 
   const std::vector<ResidualAttentionBlock>& blocks() const { return blocks_; }
 
+  /// Whether training steps keep only the input of each block and run it again in the backward pass.
+  void checkpoint_activations(bool on) { checkpoint_ = on; }
+
   torch::nn::ModuleList resblocks;
 
  private:
+  torch::Tensor run(const ResidualAttentionBlock& block, const torch::Tensor& x) const;
+
   std::vector<ResidualAttentionBlock> blocks_;
+  bool checkpoint_ = false;
 };
 TORCH_MODULE(Transformer);
 

@@ -18,6 +18,7 @@ class CONTRASTIVE_API VisionTransformerImpl : public ImageTowerImpl {
 
   torch::Tensor forward(const torch::Tensor& images) override;
   void reset_parameters(at::Generator& generator) override;
+  void checkpoint_activations(bool on) override { transformer->checkpoint_activations(on); }
 
   torch::Tensor class_embedding;       ///< [D]
   torch::Tensor positional_embedding;  ///< [1 + P, D], the class token first

@@ -173,6 +173,18 @@ TEST(ModelConfigTest, WritesOnlyWhatDiffersFromOpenClipsDefaults) {
   EXPECT_EQ(parse(to_json(to_node(config))), config);
 }
 
+TEST(ModelConfigTest, OurOwnKeysStayOutOfOpenClipsFile) {
+  const auto config = parse(R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}, "checkpoint_activations": true})");
+  EXPECT_TRUE(config.checkpoint_activations);
+  EXPECT_EQ(to_node(config).find("checkpoint_activations"), nullptr);
+  EXPECT_EQ(parse(to_json(to_full_node(config))), config);
+  const auto plain = parse(kVitB32);
+  EXPECT_FALSE(plain.checkpoint_activations);
+  EXPECT_EQ(to_json(to_full_node(plain)), to_json(to_node(plain)));
+  expect_error(R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}, "checkpoint_activations": 1})",
+               "m.json:1:79: checkpoint_activations: expected true or false, found '1'");
+}
+
 TEST(ModelConfigTest, ValidateRejectsWhatWasNotReadFromAFile) {
   ModelConfig config;
   config.text_cfg.heads = 5;
