@@ -1,15 +1,24 @@
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <filesystem>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <stdlib.h>
 
+#include "contrastive/core/error.h"
 #include "contrastive/core/log.h"
 #include "contrastive/core/version.h"
+#include "contrastive/distributed/connect.h"
 #include "contrastive/train/run_options.h"
 #include "contrastive/train/trainer.h"
 
+#include "common/local_ranks.h"
 #include "common/program.h"
 #include "common/progress.h"
 
@@ -22,15 +31,17 @@ struct Arguments {
   std::string config;
   std::vector<std::string> overrides;
   std::string resume = "none";
+  int64_t nproc = 1;
   bool dry_run = false;
   bool print_config = false;
 };
 
-void print_summary(const train::RunOptions& options, const train::RunSummary& summary) {
+void print_summary(const train::RunOptions& options, const train::RunSummary& summary, int64_t ranks = 1) {
   fmt::print("{}\n", version_details());
   fmt::print("run {}: {} parameters, {} training samples, {} steps of {}, {} on {}\n", options.run_directory().string(),
              summary.parameters, summary.train_samples, summary.total_steps, options.train.global_batch,
-             options.precision, summary.device);
+             options.precision,
+             ranks == 1 ? summary.device : fmt::format("{} ranks, first on {}", ranks, summary.device));
   fmt::print("a model that knows nothing has loss ln({}) = {:.3f}\n", options.train.global_batch, summary.chance_loss);
   if (summary.first_step > 0) fmt::print("resumed at step {}\n", summary.first_step);
 }
@@ -58,21 +69,61 @@ int dry_run(train::RunOptions options) {
   return tools::kDone;
 }
 
-int train_run(const train::RunOptions& options, const std::string& resume) {
-  tools::install_stop_signals();
-  std::optional<tools::Progress> progress;
-  train::TrainerHooks hooks;
+/// Lines of several ranks end up in one terminal.
+void name_rank_in_log(int64_t rank) {
+  set_log_sink([rank](LogLevel level, std::string_view message) {
+    const auto* kind = level == LogLevel::error ? "error: " : level == LogLevel::warning ? "warning: " : "";
+    fmt::print(stderr, "rank {}: {}{}\n", rank, kind, message);
+  });
+}
+
+/// A rank that can't be reached by an exception, as it computes or hangs, ends here when the job has failed.
+[[noreturn]] void end_stuck_rank(int64_t rank, const std::string& cause) {
+  fmt::print(stderr, "clip_train: rank {}: ended because of another rank's failure: {}\n", rank, cause);
+  std::fflush(nullptr);
+  std::_Exit(tools::kFailed);
+}
+
+distributed::ProcessGroup meet_other_ranks(const train::RunOptions& options,
+                                           const distributed::RankEnvironment& environment, torch::Device device) {
+  if (environment.world_size == 1) return {};
+  name_rank_in_log(environment.rank);
+  if (options.threads == 0 && std::getenv("OMP_NUM_THREADS") == nullptr) {
+    at::set_num_threads(static_cast<int>(distributed::threads_of_rank(environment, at::get_num_threads())));
+  }
+  const auto timeout = std::chrono::duration<double>(options.distributed.timeout_seconds);
+  return distributed::connect(
+      environment, device,
+      {.timeout = std::chrono::duration_cast<std::chrono::milliseconds>(timeout),
+       .on_stuck = [rank = environment.rank](const auto& cause) { end_stuck_rank(rank, cause); }});
+}
+
+/// Shows what happens on the first rank.
+void show_progress(train::TrainerHooks& hooks, std::optional<tools::Progress>& progress) {
   hooks.on_step = [&](const train::StepMetrics& m) { progress->step(m); };
   hooks.on_evaluation = [&](const train::EvaluationMetrics& m) { progress->message(evaluation_text(m)); };
   hooks.on_checkpoint = [&](const std::string& folder) { progress->message("saved " + folder); };
+}
+
+int train_run(const train::RunOptions& options, const std::string& resume) {
+  tools::install_stop_signals();
+  const auto environment = distributed::read_rank_environment();
+  const auto device = distributed::device_of_rank(environment, train::choose_device(options.device));
+  const auto group = meet_other_ranks(options, environment, device);
+  const bool is_first = group.rank() == 0;
+  std::optional<tools::Progress> progress;
+  train::TrainerHooks hooks;
   hooks.stop_requested = tools::stop_requested;
-  train::Trainer trainer(options, {.from = resume}, hooks);
+  if (is_first) show_progress(hooks, progress);
+  train::Trainer trainer(options, {.from = resume}, hooks, group, device);
   const auto summary = trainer.summary();
-  print_summary(options, summary);
+  if (is_first) print_summary(options, summary, group.size());
   progress.emplace(summary.first_step, summary.total_steps);
   const auto outcome = trainer.run();
   progress->finish();
-  if (outcome == train::RunOutcome::stopped) fmt::print("stopped on request; --resume auto goes on from here\n");
+  if (is_first && outcome == train::RunOutcome::stopped) {
+    fmt::print("stopped on request; --resume auto goes on from here\n");
+  }
   return tools::kDone;
 }
 
@@ -86,6 +137,10 @@ int main(int argc, char** argv) {
   app.add_option("--resume", arguments.resume,
                  "auto: from the run's latest checkpoint, if any; none: from the start; PATH: from that checkpoint")
       ->capture_default_str();
+  app.add_option("--nproc", arguments.nproc,
+                 "ranks to start on this machine; under torchrun, srun or mpirun these decide instead")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   app.add_flag("--dry-run", arguments.dry_run, "check the configuration, open the data, build the model, then stop");
   app.add_flag("--print-config", arguments.print_config, "print the resolved configuration, then stop");
   app.add_option("overrides", arguments.overrides, "key=value: settings that replace the file's, e.g. optim.lr=1e-3");
@@ -95,6 +150,9 @@ int main(int argc, char** argv) {
       fmt::print("{}", train::to_yaml(options));
       return tools::kDone;
     }
-    return arguments.dry_run ? dry_run(options) : train_run(options, arguments.resume);
+    if (arguments.dry_run) return dry_run(options);
+    const bool is_rank = distributed::read_rank_environment().launcher != "none";
+    if (arguments.nproc > 1 && !is_rank) return tools::run_local_ranks("clip_train", arguments.nproc, argv);
+    return train_run(options, arguments.resume);
   });
 }

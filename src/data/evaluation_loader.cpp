@@ -31,14 +31,22 @@ int64_t checked_workers(const image::PreprocessSpec& spec, int64_t batch_size, i
 }  // namespace
 
 struct EvaluationLoader::Impl : detail::BatchJob {
-  Impl(const SampleSource& source_in, const image::PreprocessSpec& spec_in, int64_t batch_size_in, int64_t num_workers)
+  Impl(const SampleSource& source_in, const image::PreprocessSpec& spec_in, int64_t batch_size_in, int64_t num_workers,
+       int64_t rank_in, int64_t world_size_in)
       : source(source_in),
         spec(spec_in),
         batch_size(batch_size_in),
+        rank(rank_in),
+        world_size(world_size_in),
         samples(static_cast<size_t>(checked_workers(spec, batch_size, num_workers))),
         workers(*this, num_workers, /*ahead=*/0, /*first_batch=*/0) {}
 
-  int64_t num_items(int64_t number) const override { return std::min(batch_size, source.size() - number * batch_size); }
+  /// The first sample of this rank's batch of that number.
+  int64_t first_sample(int64_t number) const { return (number * world_size + rank) * batch_size; }
+
+  int64_t num_items(int64_t number) const override {
+    return std::min(batch_size, source.size() - first_sample(number));
+  }
 
   void begin(int64_t number, int64_t) override {
     const int64_t items = num_items(number);
@@ -47,7 +55,7 @@ struct EvaluationLoader::Impl : detail::BatchJob {
   }
 
   void fill(int64_t number, int64_t, int64_t item, int64_t worker) override {
-    const int64_t index = number * batch_size + item;
+    const int64_t index = first_sample(number) + item;
     Sample& sample = samples[static_cast<size_t>(worker)];
     try {
       load(index, sample, batch.images.data_ptr<uint8_t>() + item * spec.size * spec.size * 3);
@@ -71,19 +79,21 @@ struct EvaluationLoader::Impl : detail::BatchJob {
   const SampleSource& source;
   const image::PreprocessSpec spec;
   const int64_t batch_size;
+  const int64_t rank;
+  const int64_t world_size;
   std::vector<Sample> samples;  ///< one per worker, memory reused
   LabelledBatch batch;
   detail::BatchWorkers workers;  // last: its threads use all of the above
 };
 
 EvaluationLoader::EvaluationLoader(const SampleSource& source, const image::PreprocessSpec& spec, int64_t batch_size,
-                                   int64_t workers)
-    : impl_(std::make_unique<Impl>(source, spec, batch_size, workers)) {}
+                                   int64_t workers, int64_t rank, int64_t world_size)
+    : impl_(std::make_unique<Impl>(source, spec, batch_size, workers, rank, world_size)) {}
 
 EvaluationLoader::~EvaluationLoader() = default;
 
 std::optional<LabelledBatch> EvaluationLoader::next() {
-  if (impl_->workers.next_batch() * impl_->batch_size >= impl_->source.size()) return std::nullopt;
+  if (impl_->first_sample(impl_->workers.next_batch()) >= impl_->source.size()) return std::nullopt;
   impl_->workers.wait();
   auto batch = std::exchange(impl_->batch, {});
   impl_->workers.release();

@@ -176,9 +176,11 @@ void WebdatasetSource::read(int64_t index, RandomStream& random, Sample& sample)
     auto captions = detail::parse_captions(content, json_field_, options_.caption_lines);
     const auto choice = captions.size() == 1 ? 0 : random.below(static_cast<int64_t>(captions.size()));
     sample.caption = std::move(captions[static_cast<size_t>(choice)]);
+    bytes_read_ += caption.length;
   } else {
     file->read(image.offset, resized(sample.encoded, image.length));
   }
+  bytes_read_ += image.length;
   if (options_.need_label) {
     const auto label = detail::require_member(entry, detail::kLabelKeys, "label");
     detail::check_length(label, options_.max_member_bytes);

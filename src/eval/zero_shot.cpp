@@ -46,6 +46,29 @@ torch::Tensor tokenize(const std::vector<std::string>& prompts, const text::Toke
   return rows.narrow(1, 0, config.may_cut_padding() ? longest : context_length).to(at::kLong);
 }
 
+/// Features of prompts, in batches that the ranks take in turn. [N, E] fp32
+torch::Tensor encode_prompts(models::ClipModel& model, const text::Tokenizer& tokenizer,
+                             const std::vector<std::string>& prompts, const ZeroShotOptions& options,
+                             const distributed::ProcessGroup& group) {
+  const auto device = device_of(model);
+  const auto num_prompts = static_cast<int64_t>(prompts.size());
+  const auto round = options.batch_size * group.size();
+  std::vector<torch::Tensor> features;
+  for (int64_t begin = 0; begin < num_prompts; begin += round) {
+    auto own = at::zeros({options.batch_size, model->config().embed_dim}, at::TensorOptions(device).dtype(at::kFloat));
+    const auto own_begin = std::min(num_prompts, begin + group.rank() * options.batch_size);
+    const auto own_end = std::min(num_prompts, own_begin + options.batch_size);
+    if (own_begin < own_end) {
+      const std::vector<std::string> batch(prompts.begin() + own_begin, prompts.begin() + own_end);
+      const models::AutocastGuard autocast(device.type(), options.bf16);
+      const auto tokens = tokenize(batch, tokenizer, model->config().text_cfg).to(device);
+      own.narrow(0, 0, own_end - own_begin).copy_(model->encode_text(tokens));
+    }
+    features.push_back(group.all_gather(own).narrow(0, 0, std::min(round, num_prompts - begin)));
+  }
+  return at::cat(features);
+}
+
 }  // namespace
 
 torch::Tensor average_prompts(const torch::Tensor& prompt_features) {
@@ -57,30 +80,22 @@ torch::Tensor average_prompts(const torch::Tensor& prompt_features) {
 
 torch::Tensor build_classifier(models::ClipModel& model, const text::Tokenizer& tokenizer,
                                const std::vector<std::string>& class_names, const std::vector<std::string>& templates,
-                               const ZeroShotOptions& options) {
+                               const ZeroShotOptions& options, const distributed::ProcessGroup& group) {
   const torch::NoGradGuard no_grad;
   const EvalMode eval_mode(model);
-  const auto device = device_of(model);
-  const auto num_templates = static_cast<int64_t>(templates.size());
   std::vector<std::string> prompts;
   for (const auto& name : class_names) {
     for (const auto& prompt_template : templates) prompts.push_back(text::fill_template(prompt_template, name));
   }
-  std::vector<torch::Tensor> features;
-  for (size_t begin = 0; begin < prompts.size(); begin += static_cast<size_t>(options.batch_size)) {
-    const auto end = std::min(prompts.size(), begin + static_cast<size_t>(options.batch_size));
-    const std::vector<std::string> chunk(prompts.begin() + static_cast<int64_t>(begin),
-                                         prompts.begin() + static_cast<int64_t>(end));
-    const models::AutocastGuard autocast(device.type(), options.bf16);
-    features.push_back(
-        model->encode_text(tokenize(chunk, tokenizer, model->config().text_cfg).to(device)).to(at::kFloat));
-  }
-  const auto all = at::cat(features);  // [C * T, E]
-  return average_prompts(all.view({static_cast<int64_t>(class_names.size()), num_templates, all.size(1)}));
+  const auto all = encode_prompts(model, tokenizer, prompts, options, group);  // [C * T, E]
+  return average_prompts(
+      all.view({static_cast<int64_t>(class_names.size()), static_cast<int64_t>(templates.size()), all.size(1)}));
 }
 
 ZeroShotMeter::ZeroShotMeter(int64_t num_classes)
-    : class_hits_(static_cast<size_t>(num_classes)), class_samples_(static_cast<size_t>(num_classes)) {}
+    : class_samples_(at::zeros({num_classes}, at::kLong)),
+      class_hits_(at::zeros({num_classes}, at::kLong)),
+      class_top5_hits_(at::zeros({num_classes}, at::kLong)) {}
 
 void ZeroShotMeter::add(const torch::Tensor& scores, const torch::Tensor& labels) {
   const auto own = scores.gather(1, labels.unsqueeze(1));  // [N, 1]
@@ -89,44 +104,37 @@ void ZeroShotMeter::add(const torch::Tensor& scores, const torch::Tensor& labels
   const auto beaten = scores.lt(own).logical_or(scores.eq(own).logical_and(columns.ge(labels.unsqueeze(1))));
   const auto ranks = beaten.logical_not().sum(1).cpu();  // [N] classes at or above the right one
   const auto classes = labels.cpu();
-  const auto* rank = ranks.const_data_ptr<int64_t>();
-  const auto* label = classes.const_data_ptr<int64_t>();
-  for (int64_t i = 0; i < ranks.size(0); ++i) {
-    const auto index = static_cast<size_t>(label[i]);
-    ++class_samples_[index];
-    class_hits_[index] += rank[i] < 1 ? 1 : 0;
-    top1_hits_ += rank[i] < 1 ? 1 : 0;
-    top5_hits_ += rank[i] < 5 ? 1 : 0;
-  }
-  num_samples_ += ranks.size(0);
+  class_samples_.index_add_(0, classes, at::ones_like(classes));
+  class_hits_.index_add_(0, classes, ranks.lt(1).to(at::kLong));
+  class_top5_hits_.index_add_(0, classes, ranks.lt(5).to(at::kLong));
+}
+
+void ZeroShotMeter::add_ranks(const distributed::ProcessGroup& group) {
+  for (auto* counts : {&class_samples_, &class_hits_, &class_top5_hits_}) group.all_reduce(*counts);
 }
 
 ZeroShotMetrics ZeroShotMeter::metrics() const {
   ZeroShotMetrics result;
-  if (num_samples_ == 0) return result;
-  double recall_sum = 0;
-  int64_t seen_classes = 0;
-  for (size_t i = 0; i < class_samples_.size(); ++i) {
-    if (class_samples_[i] == 0) continue;
-    recall_sum += static_cast<double>(class_hits_[i]) / static_cast<double>(class_samples_[i]);
-    ++seen_classes;
-  }
-  const auto total = static_cast<double>(num_samples_);
-  result.top1_accuracy = static_cast<double>(top1_hits_) / total;
-  result.top5_accuracy = static_cast<double>(top5_hits_) / total;
-  result.mean_per_class_recall = recall_sum / static_cast<double>(seen_classes);
-  result.num_samples = num_samples_;
+  result.num_samples = class_samples_.sum().item<int64_t>();
+  if (result.num_samples == 0) return result;
+  const auto total = static_cast<double>(result.num_samples);
+  result.top1_accuracy = static_cast<double>(class_hits_.sum().item<int64_t>()) / total;
+  result.top5_accuracy = static_cast<double>(class_top5_hits_.sum().item<int64_t>()) / total;
+  const auto seen = class_samples_.gt(0);
+  const auto recalls = class_hits_.to(at::kDouble).div(class_samples_).masked_select(seen);
+  result.mean_per_class_recall = recalls.mean().item<double>();
   return result;
 }
 
 ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const image::PreprocessSpec& preprocess,
                                    const text::Tokenizer& tokenizer, const data::ClassificationSet& set,
-                                   const ZeroShotOptions& options) {
+                                   const ZeroShotOptions& options, const distributed::ProcessGroup& group) {
   const torch::NoGradGuard no_grad;
   const EvalMode eval_mode(model);
   const auto device = device_of(model);
-  const auto classifier = build_classifier(model, tokenizer, set.class_names, set.templates, options);  // [C, E]
-  data::EvaluationLoader loader(*set.source, preprocess, options.batch_size, options.workers);
+  const auto classifier = build_classifier(model, tokenizer, set.class_names, set.templates, options, group);  // [C, E]
+  data::EvaluationLoader loader(*set.source, preprocess, options.batch_size, options.workers, group.rank(),
+                                group.size());
   ZeroShotMeter meter(classifier.size(0));
   while (const auto batch = loader.next()) {
     const auto images = data::normalize_images(batch->images, preprocess.mean, preprocess.std, device);
@@ -135,6 +143,7 @@ ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const image::Prepro
     const models::AutocastGuard full_precision(device.type(), false);
     meter.add(features.matmul(classifier.t()), batch->labels.to(device));
   }
+  meter.add_ranks(group);
   return meter.metrics();
 }
 

@@ -1,6 +1,7 @@
 #include "contrastive/train/checkpoint.h"
 
 #include <algorithm>
+#include <set>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -20,7 +21,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr const char* kStateFile = "state.json";
-constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kOptimizerPrefix = "optimizer";
 constexpr const char* kPartialSuffix = ".partial-";
 constexpr int kFormat = 1;
 
@@ -77,11 +78,20 @@ json read_state_file(const fs::path& folder) {
   return document;
 }
 
+std::vector<std::string> optimizer_files(const json& digests) {
+  std::vector<std::string> names;
+  for (const auto& [name, digest] : digests.items()) {
+    if (name.starts_with(kOptimizerPrefix)) names.push_back(name);
+  }
+  return names;
+}
+
 void verify_files(const fs::path& folder, const json& document) {
   const auto& digests = document["sha256"];
-  for (const char* needed : {eval::kWeightsFile, eval::kConfigFile, kOptimizerFile}) {
+  for (const char* needed : {eval::kWeightsFile, eval::kConfigFile}) {
     if (!digests.contains(needed)) fail(folder, fmt::format("{} does not list {}", kStateFile, needed));
   }
+  if (optimizer_files(digests).empty()) fail(folder, fmt::format("{} lists no optimizer*.safetensors", kStateFile));
   for (const auto& [name, expected] : digests.items()) {
     if (!fs::is_regular_file(folder / name)) fail(folder, fmt::format("{} is missing", name));
     const auto found = sha256_hex_of_file(folder / name);
@@ -109,6 +119,30 @@ void with_file_errors(const fs::path& folder, const char* operation, const Actio
   } catch (const Error& error) {
     fail(folder, fmt::format("{} failed: {}", operation, error.what()));
   }
+}
+
+/// The state that all parts hold together; where a part repeats a tensor (the number of steps), the first counts.
+NamedTensors read_optimizer(const fs::path& folder) {
+  NamedTensors tensors;
+  std::set<std::string> names;
+  for (const auto& file : optimizer_files(read_state_file(folder)["sha256"])) {
+    for (auto& tensor : SafetensorsFile(folder / file).tensors()) {
+      if (names.insert(tensor.first).second) tensors.push_back(std::move(tensor));
+    }
+  }
+  return tensors;
+}
+
+/// Without what belongs to parameters of the model that are not among those `owned`.
+NamedTensors own_part(NamedTensors state, const NamedTensors& all, const NamedTensors& owned) {
+  std::set<std::string> foreign;
+  for (const auto& [name, parameter] : all) foreign.insert(name);
+  for (const auto& [name, parameter] : owned) foreign.erase(name);
+  std::erase_if(state, [&](const auto& entry) {
+    const auto dot = entry.first.find('.');  // "exp_avg.<parameter>"
+    return dot != std::string::npos && foreign.contains(entry.first.substr(dot + 1));
+  });
+  return state;
 }
 
 bool is_partial(const fs::path& folder) {
@@ -145,16 +179,14 @@ std::optional<fs::path> CheckpointStore::latest() const {
   return folders.empty() ? std::nullopt : std::optional(folders.back());
 }
 
-void CheckpointStore::save(const RunState& state, const models::ClipModel& model,
-                           const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer,
-                           const fs::path& tokenizer_folder) {
-  const auto folder = directory_ / fmt::format("step_{:08d}", state.step);
+fs::path CheckpointStore::save(const CheckpointContent& content, int64_t optimizer_parts, const OtherFiles& others) {
+  const auto folder = directory_ / fmt::format("step_{:08d}", content.state.step);
   fs::path partial = folder;
   partial += fmt::format("{}{}", kPartialSuffix, getpid());
   try {
     with_file_errors(folder, "writing", [&] {
       fs::create_directories(partial);
-      write_files(partial, state, model, preprocess, optimizer, tokenizer_folder);
+      write_files(partial, content, optimizer_parts, others);
       publish(partial, folder);
       remove_old();
     });
@@ -163,21 +195,23 @@ void CheckpointStore::save(const RunState& state, const models::ClipModel& model
     fs::remove_all(partial, ignored);
     throw;
   }
+  return folder;
 }
 
-void CheckpointStore::write_files(const fs::path& folder, const RunState& state, const models::ClipModel& model,
-                                  const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer,
-                                  const fs::path& tokenizer_folder) const {
+void CheckpointStore::write_files(const fs::path& folder, const CheckpointContent& content, int64_t optimizer_parts,
+                                  const OtherFiles& others) const {
   std::map<std::string, std::string> digests;
-  digests[eval::kWeightsFile] = eval::write_weights(folder / eval::kWeightsFile, model->config(), lazy(model->state()));
-  digests[kOptimizerFile] = write_safetensors(folder / kOptimizerFile, optimizer.state());
-  const auto config = eval::open_clip_config(model->config(), preprocess);
+  digests[eval::kWeightsFile] = eval::write_weights(folder / eval::kWeightsFile, content.config, lazy(content.weights));
+  const auto optimizer_file = optimizer_file_name(0, optimizer_parts);
+  digests[optimizer_file] = write_safetensors(folder / optimizer_file, content.optimizer);
+  const auto config = eval::open_clip_config(content.config, content.preprocess);
   write_file_atomically(folder / eval::kConfigFile, config);
   digests[eval::kConfigFile] = digest_of_text(config);
-  for (const auto& name : eval::copy_tokenizer_files(tokenizer_folder, folder)) {
+  for (const auto& name : eval::copy_tokenizer_files(content.tokenizer_folder, folder)) {
     digests[name] = sha256_hex_of_file(folder / name);
   }
-  write_file_atomically(folder / kStateFile, to_json(state, digests).dump(2) + "\n");
+  if (others) digests.merge(others(folder));
+  write_file_atomically(folder / kStateFile, to_json(content.state, digests).dump(2) + "\n");
 }
 
 void CheckpointStore::publish(const fs::path& partial, const fs::path& folder) const {
@@ -212,6 +246,17 @@ void CheckpointStore::remove_old() const {
   }
 }
 
+CheckpointContent checkpoint_content(const RunState& state, const models::ClipModel& model,
+                                     const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer,
+                                     const fs::path& tokenizer_folder) {
+  return {state, model->config(), preprocess, model->state(), optimizer.state(), tokenizer_folder};
+}
+
+std::string optimizer_file_name(int64_t part, int64_t num_parts) {
+  return num_parts == 1 ? fmt::format("{}.safetensors", kOptimizerPrefix)
+                        : fmt::format("{}-{:05d}-of-{:05d}.safetensors", kOptimizerPrefix, part + 1, num_parts);
+}
+
 RunState verify_checkpoint(const fs::path& folder) {
   const auto document = read_state_file(folder);
   verify_files(folder, document);
@@ -226,9 +271,21 @@ RunState load_checkpoint(const fs::path& folder, models::ClipModel& model, optim
   const auto state = verify_checkpoint(folder);
   with_file_errors(folder, "loading", [&] {
     model->load_state(SafetensorsFile(folder / eval::kWeightsFile).lazy_tensors());
-    optimizer.load_state(SafetensorsFile(folder / kOptimizerFile).tensors());
+    optimizer.load_state(own_part(read_optimizer(folder), model->named_trainable(), optimizer.parameters()));
   });
   return state;
+}
+
+std::string to_text(const RunState& state) {
+  return to_json(state, {}).dump();
+}
+
+RunState run_state_from_text(const std::string& text) {
+  try {
+    return from_json(json::parse(text));
+  } catch (const json::exception& error) {
+    throw CheckpointError(fmt::format("[run state] is damaged: {}", error.what()));
+  }
 }
 
 }  // namespace contrastive::train

@@ -58,7 +58,9 @@ ordered_json to_json(const StepMetrics& m) {
           {"grad_norm", number(m.grad_norm)},
           {"samples_per_s", number(m.samples_per_s)},
           {"data_wait_ms", number(m.data_wait_ms)},
+          {"communication_ms", number(m.communication_ms)},
           {"step_ms", number(m.step_ms)},
+          {"read_mb", number(m.read_mb)},
           {"skipped_samples", m.skipped_samples},
           {"skipped_steps", m.skipped_steps}};
 }

@@ -98,9 +98,14 @@ std::string training_config_hash(const RunOptions& options) {
   plain.log = defaults.log;
   plain.checkpoint = defaults.checkpoint;
   plain.eval = defaults.eval;
+  plain.distributed = defaults.distributed;
+  plain.distributed.gradient_dtype = options.distributed.gradient_dtype;
+  plain.distributed.sync_batch_norm = options.distributed.sync_batch_norm;
   plain.data.workers = defaults.data.workers;
   plain.data.prefetch_batches = defaults.data.prefetch_batches;
   plain.data.max_bad_samples = defaults.data.max_bad_samples;
+  // Gives the same gradients to the bit.
+  std::erase_if(plain.model.entries, [](const auto& entry) { return entry.key == "checkpoint_activations"; });
   const auto text = to_yaml(plain);
   return sha256_hex({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
 }

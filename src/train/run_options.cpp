@@ -32,21 +32,87 @@ fs::path find_run_config(const std::string& file) {
                                 fmt::join(names, ", ")));
 }
 
+/// {name: NAME}, which other keys may join.
+ConfigNode named_model(const ConfigNode& name) {
+  auto map = ConfigNode::make_map();
+  map.place = name.place;
+  map.add("name", name);
+  return map;
+}
+
+/// An override of a key of `model` may also meet a name there.
+void apply_run_override(ConfigNode& document, const std::string& text) {
+  for (auto& [key, place, value] : document.entries) {
+    const bool is_name = key == "model" && value.kind == ConfigNode::Kind::scalar;
+    if (is_name && text.starts_with("model.")) value = named_model(value);
+  }
+  apply_override(document, text);
+}
+
+/// Puts the values of one map into another, key by key where both have maps.
+void merge(ConfigNode& base, const ConfigNode& changes) {
+  for (const auto& entry : changes.entries) {
+    const auto found =
+        std::find_if(base.entries.begin(), base.entries.end(), [&](const auto& each) { return each.key == entry.key; });
+    if (found == base.entries.end()) {
+      base.entries.push_back(entry);
+    } else if (found->value.kind == ConfigNode::Kind::map && entry.value.kind == ConfigNode::Kind::map) {
+      merge(found->value, entry.value);
+    } else {
+      found->value = entry.value;
+    }
+  }
+}
+
+ConfigNode load_named_model(const ConfigNode& name) {
+  const auto fail = [&](const std::string& message) {
+    throw ConfigError(fmt::format("{}: {}", name.place.to_string(), message));
+  };
+  if (name.kind != ConfigNode::Kind::scalar) fail("model.name: expected the name of a model or a file");
+  fs::path file;
+  try {
+    file = eval::find_model_config(name.scalar);
+  } catch (const ConfigError& error) {
+    fail(error.what());
+  }
+  return load_config(file);
+}
+
 /// A run that starts from weights has their model and preprocessing, unless it names others.
-void take_from_weights(RunOptions& options) {
-  if (options.weights.empty() || options.model.kind != ConfigNode::Kind::null) return;
+ConfigNode take_from_weights(RunOptions& options) {
   const auto source = eval::open_checkpoint({.path = options.weights});
-  options.model = models::to_node(source.config);
   if (options.preprocess.entries.empty()) options.preprocess = eval::to_node(source.preprocess);
+  return models::to_node(source.config);
+}
+
+/// Throws: ConfigError if a model neither is whole nor names the one that it changes.
+void check_is_whole(const ConfigNode& model) {
+  for (const auto& [key, place, value] : model.entries) {
+    if (nearest_word(key, {"name"}).empty()) continue;
+    throw ConfigError(fmt::format("{}: model.{}: unknown key (did you mean name?)", place.to_string(), key));
+  }
+  const auto has = [&](const char* key) { return model.find(key) != nullptr; };
+  if (has("embed_dim") || has("vision_cfg") || has("text_cfg")) return;
+  throw ConfigError(
+      fmt::format("{}: model: needs the name of the model that it changes, or embed_dim, vision_cfg and text_cfg",
+                  model.place.to_string()));
 }
 
 models::ModelConfig resolve_model(RunOptions& options) {
-  take_from_weights(options);
-  const auto& node = options.model;
-  const auto config = node.kind == ConfigNode::Kind::map
-                          ? models::load_model_config(node)
-                          : models::model_config_from_file(eval::find_model_config(node.scalar));
-  options.model = models::to_node(config);
+  auto changes = options.model.kind == ConfigNode::Kind::scalar ? named_model(options.model) : options.model;
+  auto whole = changes;
+  if (const auto* name = changes.find("name")) {
+    whole = load_named_model(*name);
+    std::erase_if(changes.entries, [](const auto& entry) { return entry.key == "name"; });
+    merge(whole, changes);
+  } else if (!options.weights.empty() && changes.find("embed_dim") == nullptr) {
+    whole = take_from_weights(options);
+    merge(whole, changes);
+  } else {
+    check_is_whole(whole);
+  }
+  const auto config = models::load_model_config(whole);
+  options.model = models::to_full_node(config);
   return config;
 }
 
@@ -69,7 +135,12 @@ bool is_bookkeeping(const std::string& key) {
                                                  "data.workers",
                                                  "data.prefetch_batches",
                                                  "data.max_bad_samples",
+                                                 "model.checkpoint_activations",
                                                  "threads",
+                                                 "distributed.timeout_seconds",
+                                                 "distributed.bucket_mb",
+                                                 "distributed.shard_optimizer",
+                                                 "distributed.check_every_steps",
                                                  "tokenizer"};
   return std::any_of(prefixes.begin(), prefixes.end(), [&](const auto& prefix) { return key.starts_with(prefix); });
 }
@@ -90,7 +161,7 @@ void RunOptions::validate(const OptionScope& scope) const {
 
 RunOptions load_run_options(const std::string& file, const std::vector<std::string>& overrides) {
   auto document = load_config(find_run_config(file));
-  for (const auto& text : overrides) apply_override(document, text);
+  for (const auto& text : overrides) apply_run_override(document, text);
   auto options = read_options<RunOptions>(document);
   const auto model = resolve_model(options);
   options.preprocess = eval::to_node(eval::load_preprocess(options.preprocess, model.vision_cfg.image_size));

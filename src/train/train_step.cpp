@@ -25,42 +25,54 @@ bool StepResult::is_finite() const {
   return std::isfinite(loss) && std::isfinite(grad_norm);
 }
 
-TrainStep::TrainStep(models::ClipModel model, const image::PreprocessSpec& preprocess, bool bf16, bool restorable,
-                     int64_t accumulate)
+TrainStep::TrainStep(models::ClipModel model, const image::PreprocessSpec& preprocess, const TrainStepOptions& options,
+                     const distributed::ProcessGroup& group)
     : model_(std::move(model)),
       preprocess_(preprocess),
-      bf16_(bf16),
-      restorable_(restorable),
-      accumulate_(accumulate),
-      parameters_(model_->named_trainable()) {}
+      options_(options),
+      group_(group),
+      parameters_(model_->named_trainable()),
+      reducer_(parameters_, group, options.reducer) {}
 
 StepResult TrainStep::forward_backward(const data::Batch& batch, uint64_t seed) {
-  if (restorable_) buffers_before_ = copy_buffers();
-  if (accumulate_ > 1) return result_of(accumulate(batch, seed));
-  const auto loss = loss::model_loss(forward(batch, seed, 0));
-  loss.loss.backward();
+  if (options_.restorable) buffers_before_ = copy_buffers();
+  reducer_.start_step();
+  const auto loss = options_.accumulate > 1 ? accumulate(batch, seed) : at_once(batch, seed);
+  reducer_.finish();
   return result_of(loss);
 }
 
-/// Rows of the step's batch, the first of them number `first_row`.
-models::ClipOutput TrainStep::forward(const data::Batch& batch, uint64_t seed, int64_t first_row) {
+loss::ContrastiveLossOutput TrainStep::at_once(const data::Batch& batch, uint64_t seed) {
+  const auto loss = loss::model_loss(forward(batch, seed, first_row(batch)), group_);
+  reducer_.arm();
+  loss.loss.backward();
+  return loss;
+}
+
+/// The place of this rank's first row in the step's batch.
+int64_t TrainStep::first_row(const data::Batch& batch) const {
+  return group_.rank() * batch.images.size(0);
+}
+
+/// Some rows of the step's batch, the first of them number `first`.
+models::ClipOutput TrainStep::forward(const data::Batch& batch, uint64_t seed, int64_t first) {
   const auto device = model_->logit_scale.device();
-  model_->visual->seed_step(seed, first_row);
+  model_->visual->seed_step(seed, first);
   const auto images = data::normalize_images(batch.images, preprocess_.mean, preprocess_.std, device);
   const auto tokens = batch.tokens.to(device, /*non_blocking=*/true);
-  const models::AutocastGuard autocast(device.type(), bf16_);
+  const models::AutocastGuard autocast(device.type(), options_.bf16);
   return model_->forward(images, tokens);
 }
 
 /// Features of the whole batch without a graph, as leaves; buffers stay as they were.
 models::ClipOutput TrainStep::forward_whole(const data::Batch& batch, uint64_t seed) {
-  const auto rows = batch.images.size(0), part = rows / accumulate_;
+  const auto rows = batch.images.size(0), part = rows / options_.accumulate;
   const auto buffers = copy_buffers();
   std::vector<torch::Tensor> images, texts;
   {
     const torch::NoGradGuard no_grad;
     for (int64_t begin = 0; begin < rows; begin += part) {
-      const auto output = forward(rows_of(batch, begin, part), seed, begin);
+      const auto output = forward(rows_of(batch, begin, part), seed, first_row(batch) + begin);
       images.push_back(output.image_features);
       texts.push_back(output.text_features);
     }
@@ -71,14 +83,15 @@ models::ClipOutput TrainStep::forward_whole(const data::Batch& batch, uint64_t s
 }
 
 loss::ContrastiveLossOutput TrainStep::accumulate(const data::Batch& batch, uint64_t seed) {
-  const auto rows = batch.images.size(0), part = rows / accumulate_;
-  TORCH_CHECK(rows % accumulate_ == 0, "[train step] ", rows, " rows can't be forwarded in ", accumulate_,
-              " equal parts");
+  const auto rows = batch.images.size(0), part = rows / options_.accumulate;
+  TORCH_CHECK(rows % options_.accumulate == 0, "[train step] ", rows, " rows can't be forwarded in ",
+              options_.accumulate, " equal parts");
   const auto whole = forward_whole(batch, seed);
-  const auto loss = loss::model_loss(whole);
-  loss.loss.backward();
+  const auto loss = loss::model_loss(whole, group_);
+  loss.loss.backward();  // the logit scale and bias get all of theirs here
   for (int64_t begin = 0; begin < rows; begin += part) {
-    const auto output = forward(rows_of(batch, begin, part), seed, begin);
+    const auto output = forward(rows_of(batch, begin, part), seed, first_row(batch) + begin);
+    if (begin + part == rows) reducer_.arm({"logit_scale", "logit_bias"});
     torch::autograd::backward(
         {output.image_features, output.text_features},
         {whole.image_features.grad().narrow(0, begin, part), whole.text_features.grad().narrow(0, begin, part)});

@@ -6,6 +6,7 @@
 
 #include "contrastive/core/safetensors.h"
 #include "contrastive/data/batch.h"
+#include "contrastive/distributed/gradient_reducer.h"
 #include "contrastive/image/transform.h"
 #include "contrastive/loss/contrastive_loss.h"
 #include "contrastive/models/clip_model.h"
@@ -21,7 +22,17 @@ struct StepResult {
   bool is_finite() const;
 };
 
+struct TrainStepOptions {
+  bool bf16 = false;
+  bool restorable = false;  ///< restore_buffers may be called
+  int64_t accumulate = 1;   ///< parts that this rank's rows are forwarded in; must divide them
+  distributed::ReducerOptions reducer = {};
+};
+
 /// Forward and backward of one batch: from uint8 pixels to gradients in the parameters.
+///
+/// Over several ranks every rank forwards its rows of the batch; loss and gradients are those of the whole batch, with
+/// the same bits on every rank. Gradients are sent while the (last) backward pass runs.
 ///
 /// In several parts, the features of all are computed first, without a graph; then the loss of the whole batch once,
 /// which gives the gradient of every feature; then each part again, with a graph and the same random draws. Memory is
@@ -30,11 +41,11 @@ struct StepResult {
 /// Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup".
 class TrainStep {
  public:
-  /// `accumulate`: parts that a batch is forwarded in; must divide its rows.
-  TrainStep(models::ClipModel model, const image::PreprocessSpec& preprocess, bool bf16, bool restorable,
-            int64_t accumulate = 1);
+  TrainStep(models::ClipModel model, const image::PreprocessSpec& preprocess, const TrainStepOptions& options,
+            const distributed::ProcessGroup& group = {});
 
-  /// Adds the gradients of the batch's loss to the parameters'. `seed`: for what the model draws at random.
+  /// Adds the gradients of the batch's loss to the parameters' (over several ranks: sets them). `batch`: this rank's
+  /// rows, as many on every rank. `seed`: for what the model draws at random.
   StepResult forward_backward(const data::Batch& batch, uint64_t seed);
 
   /// Puts the buffers (BatchNorm statistics) back to before the last forward_backward; needs `restorable`.
@@ -43,7 +54,9 @@ class TrainStep {
   const NamedTensors& parameters() const { return parameters_; }
 
  private:
-  models::ClipOutput forward(const data::Batch& batch, uint64_t seed, int64_t first_row);
+  loss::ContrastiveLossOutput at_once(const data::Batch& batch, uint64_t seed);
+  models::ClipOutput forward(const data::Batch& batch, uint64_t seed, int64_t first);
+  int64_t first_row(const data::Batch& batch) const;
   models::ClipOutput forward_whole(const data::Batch& batch, uint64_t seed);
   StepResult result_of(const loss::ContrastiveLossOutput& loss) const;
   loss::ContrastiveLossOutput accumulate(const data::Batch& batch, uint64_t seed);
@@ -52,10 +65,10 @@ class TrainStep {
 
   models::ClipModel model_;
   image::PreprocessSpec preprocess_;
-  bool bf16_;
-  bool restorable_;
-  int64_t accumulate_;
+  TrainStepOptions options_;
+  distributed::ProcessGroup group_;
   NamedTensors parameters_;
+  distributed::GradientReducer reducer_;
   std::vector<torch::Tensor> buffers_before_;
 };
 

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cmath>
 #include <memory>
+#include <sstream>
+#include <utility>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
@@ -18,15 +20,18 @@
 #include "contrastive/data/synthetic.h"
 #include "contrastive/data/train_loader.h"
 #include "contrastive/data/webdataset_source.h"
+#include "contrastive/distributed/gradient_reducer.h"
 #include "contrastive/eval/checkpoint_source.h"
 #include "contrastive/eval/preprocess_config.h"
 #include "contrastive/eval/zero_shot.h"
 #include "contrastive/models/clip_model.h"
 #include "contrastive/optim/adamw.h"
 #include "contrastive/optim/gradients.h"
+#include "contrastive/optim/parameter_shards.h"
 #include "contrastive/optim/schedule.h"
-#include "contrastive/train/checkpoint.h"
+#include "contrastive/train/checkpoint_saver.h"
 
+#include "train/pace.h"
 #include "train/train_step.h"
 
 namespace contrastive::train {
@@ -38,34 +43,6 @@ constexpr int64_t kGpuPrefetchBatches = 4;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// Says when something that happens every so many steps or minutes is due.
-class Interval {
- public:
-  Interval(std::optional<int64_t> every_steps, std::optional<double> every_minutes, int64_t first_step)
-      : every_steps_(every_steps), every_minutes_(every_minutes), first_step_(first_step) {}
-
-  /// By steps: at the multiples, also right after resuming at one; by minutes: counted from the last time.
-  bool due(int64_t step) const {
-    const bool by_steps = every_steps_ && step > 0 && step % *every_steps_ == 0;
-    const bool by_time = every_minutes_ && step > first_step_ && seconds_since(last_) >= *every_minutes_ * 60;
-    return by_steps || by_time;
-  }
-
-  void restart() { last_ = Clock::now(); }
-
- private:
-  std::optional<int64_t> every_steps_;
-  std::optional<double> every_minutes_;
-  int64_t first_step_;
-  Clock::time_point last_ = Clock::now();
-};
-
-torch::Device choose_device(const std::string& name) {
-  const bool has_cuda = at::hasCUDA();
-  if (name == "cuda" && !has_cuda) throw ConfigError("device: cuda was asked for, but no CUDA device can be used");
-  return name == "cuda" || (name == "auto" && has_cuda) ? torch::kCUDA : torch::kCPU;
 }
 
 data::SyntheticOptions synthetic_options(const SyntheticDataOptions& options, int64_t samples) {
@@ -85,9 +62,12 @@ std::shared_ptr<const data::SampleSource> open_training_data(const DataOptions& 
 }
 
 data::TrainLoaderOptions loader_options(const RunOptions& options, const models::ModelConfig& config,
-                                        torch::Device device, int64_t first_step) {
+                                        const distributed::ProcessGroup& group, torch::Device device,
+                                        int64_t first_step) {
   data::TrainLoaderOptions result;
   result.batch_size = options.train.global_batch;
+  result.rank = group.rank();
+  result.world_size = group.size();
   result.image_size = config.vision_cfg.image_size;
   result.context_length = config.text_cfg.context_length;
   result.cut_tokens = config.text_cfg.may_cut_padding();
@@ -132,27 +112,46 @@ models::ClipModel make_model(const models::ModelConfig& config, int64_t seed, to
   return model;
 }
 
-/// The vocabulary of a model that doesn't use CLIP's, copied into the run once; checkpoints carry it.
-std::filesystem::path keep_tokenizer(const RunOptions& options, const models::ModelConfig& config,
-                                     const std::filesystem::path& run) {
-  const auto kept = run / "tokenizer";
+/// The vocabulary of a model that doesn't use CLIP's, copied into the run once; checkpoints carry it. Ranks that don't
+/// write read the original, unless only the copy is there.
+std::filesystem::path keep_tokenizer(const RunOptions& options, const models::ModelConfig& config, bool writes) {
+  const auto kept = options.run_directory() / "tokenizer";
   if (config.text_cfg.hf_tokenizer_name.empty() || std::filesystem::is_directory(kept)) return kept;
   std::filesystem::path origin = options.tokenizer.empty() ? options.weights : options.tokenizer;
   if (!std::filesystem::is_directory(origin)) origin = origin.parent_path();
   eval::open_tokenizer(config, origin);  // an error here leaves nothing behind
+  if (!writes) return origin;
   std::filesystem::create_directories(kept);
   eval::copy_tokenizer_files(origin, kept);
   return kept;
+}
+
+detail::TrainStepOptions step_options(const RunOptions& options) {
+  detail::TrainStepOptions result;
+  result.bf16 = options.precision == "amp_bf16";
+  result.restorable = options.train.on_non_finite == "skip";
+  result.accumulate = options.train.accumulate;
+  result.reducer.bucket_bytes = options.distributed.bucket_mb << 20;
+  result.reducer.bf16 = options.distributed.gradient_dtype == "bf16";
+  return result;
 }
 
 /// Sums over the steps between two log lines.
 struct StepTimes {
   double seconds = 0;
   double wait_ms = 0;
+  double communication_ms = 0;
   int64_t steps = 0;
+  int64_t bytes_read_before = 0;
 };
 
 }  // namespace
+
+torch::Device choose_device(const std::string& name) {
+  const bool has_cuda = at::hasCUDA();
+  if (name == "cuda" && !has_cuda) throw ConfigError("device: cuda was asked for, but no CUDA device can be used");
+  return name == "cuda" || (name == "auto" && has_cuda) ? torch::kCUDA : torch::kCPU;
+}
 
 data::ClassificationSet open_classification_set(const std::string& name, const SyntheticDataOptions& synthetic) {
   if (name == "synthetic") return data::synthetic_classification(synthetic_options(synthetic, synthetic.test_samples));
@@ -160,39 +159,48 @@ data::ClassificationSet open_classification_set(const std::string& name, const S
 }
 
 struct Trainer::Impl {
-  Impl(const RunOptions& run_options, const ResumeRequest& resume, TrainerHooks trainer_hooks)
+  Impl(const RunOptions& run_options, const ResumeRequest& resume, TrainerHooks trainer_hooks,
+       const distributed::ProcessGroup& process_group, torch::Device own_device)
       : options(run_options),
         hooks(std::move(trainer_hooks)),
-        device(choose_device(options.device)),
-        directory(options, resume),
+        group(process_group),
+        device(own_device),
+        directory(open_directory(resume)),
         config(models::load_model_config(options.model)),
         preprocess(eval::load_preprocess(options.preprocess, config.vision_cfg.image_size)),
-        tokenizer_folder(keep_tokenizer(options, config, directory.path())),
+        tokenizer_folder(keep_tokenizer(options, config, is_first())),
         tokenizer(eval::open_tokenizer(config, tokenizer_folder)),
-        source(open_training_data(options.data)),
+        source(open_data_in_turn()),
         total_steps(count_steps(options.train, source->size())),
         schedule(make_schedule(options.optim, total_steps)),
         model(make_model(config, options.seed, device)),
-        step(model, preprocess, options.precision == "amp_bf16", options.train.on_non_finite == "skip",
-             options.train.accumulate),
-        optimizer(make_optimizer(options.optim, step.parameters())),
-        checkpoints(directory.path(), options.checkpoint.keep) {
+        step(model, preprocess, step_options(options), group),
+        shards(step.parameters(), group, options.distributed.shard_optimizer),
+        optimizer(make_optimizer(options.optim, shards.owned())),
+        saver(options.run_directory(), group,
+              {.keep = options.checkpoint.keep,
+               .background = options.checkpoint.background,
+               .sharded = options.distributed.shard_optimizer}) {
+    if (options.distributed.sync_batch_norm) model->set_batch_norm_group(group);
     if (!options.eval.zero_shot.data.empty()) {
       test_set = open_classification_set(options.eval.zero_shot.data, options.data.synthetic);
     }
     start_state();
     earlier_skipped_samples = state.skipped_samples;
-    loader =
-        std::make_unique<data::TrainLoader>(source, tokenizer, loader_options(options, config, device, state.step));
-    metrics = std::make_unique<MetricsWriter>(directory.path(), state.step, options.log.tensorboard);
-    checkpoint_interval.emplace(options.checkpoint.every_steps, options.checkpoint.every_minutes, state.step);
-    evaluation_interval.emplace(options.eval.every_steps, options.eval.every_minutes, state.step);
+    loader = std::make_unique<data::TrainLoader>(source, tokenizer,
+                                                 loader_options(options, config, group, device, state.step));
+    if (is_first()) {
+      metrics = std::make_unique<MetricsWriter>(options.run_directory(), state.step, options.log.tensorboard);
+    }
+    pace = std::make_unique<detail::Pace>(options, state.step, group, hooks.stop_requested);
   }
 
   RunOptions options;
   TrainerHooks hooks;
+  distributed::ProcessGroup group;
   torch::Device device;
-  RunDirectory directory;
+  std::string resume_from;                  ///< "": from the start
+  std::unique_ptr<RunDirectory> directory;  ///< of rank 0; sets the above
   models::ModelConfig config;
   image::PreprocessSpec preprocess;
   std::filesystem::path tokenizer_folder;
@@ -202,34 +210,79 @@ struct Trainer::Impl {
   optim::Schedule schedule;
   models::ClipModel model;
   detail::TrainStep step;
+  optim::ParameterShards shards;
   optim::AdamW optimizer;
-  CheckpointStore checkpoints;
+  CheckpointSaver saver;
   std::optional<data::ClassificationSet> test_set;
   RunState state;
   std::map<std::string, int64_t> earlier_skipped_samples;
   int64_t first_step = 0;
-  std::optional<int64_t> saved_step;
+  std::optional<int64_t> saved_step, failed_step;
+  std::string save_error;  ///< of failed_step
   std::unique_ptr<data::TrainLoader> loader;
-  std::unique_ptr<MetricsWriter> metrics;
-  std::optional<Interval> checkpoint_interval;
-  std::optional<Interval> evaluation_interval;
+  std::unique_ptr<MetricsWriter> metrics;  ///< of rank 0
+  std::unique_ptr<detail::Pace> pace;
   StepTimes times;
+
+  bool is_first() const { return group.rank() == 0; }
+
+  std::unique_ptr<RunDirectory> open_directory(const ResumeRequest& resume) {
+    check_batch_split();
+    std::unique_ptr<RunDirectory> result;
+    if (is_first()) result = std::make_unique<RunDirectory>(options, resume);
+    const auto from = result && result->resume_from() ? result->resume_from()->string() : "";
+    resume_from = group.broadcast_text(from);
+    return result;
+  }
+
+  void check_batch_split() const {
+    const auto parts = group.size() * options.train.accumulate;
+    if (options.train.global_batch % parts == 0) return;
+    throw ConfigError(
+        fmt::format("train.global_batch: {} samples can't be split into {} ranks x {} equal parts "
+                    "(train.accumulate); a multiple of {} is needed",
+                    options.train.global_batch, group.size(), options.train.accumulate, parts));
+  }
+
+  /// Rank 0 before the others, which then find its index of the shards.
+  std::shared_ptr<const data::SampleSource> open_data_in_turn() {
+    std::shared_ptr<const data::SampleSource> result;
+    if (is_first()) result = open_training_data(options.data);
+    group.barrier();
+    return result ? result : open_training_data(options.data);
+  }
 
   /// Step 0, or where the checkpoint to resume from stands.
   void start_state() {
     const auto config_hash = training_config_hash(options);
     const auto data_fingerprint = source->fingerprint();
-    if (const auto& folder = directory.resume_from()) {
-      load(*folder);
-      check_same_run(*folder, config_hash, data_fingerprint);
+    require_same_run_on_all_ranks(config_hash, data_fingerprint);
+    if (!resume_from.empty()) {
+      load(resume_from);
+      check_same_run(resume_from, config_hash, data_fingerprint);
       first_step = state.step;
-      if (folder->parent_path() == directory.path() / "checkpoints") saved_step = state.step;
-    } else if (!options.weights.empty()) {
+      const bool is_own = std::filesystem::path(resume_from).parent_path() == options.run_directory() / "checkpoints";
+      if (is_own) saved_step = state.step;
+    } else if (!options.weights.empty() && is_first()) {
       load_weights();
     }
+    distributed::broadcast_all(model->state(), group);
     state.seed = options.seed;
+    state.world_size = group.size();
     state.config_hash = config_hash;
     state.data_fingerprint = data_fingerprint;
+  }
+
+  void require_same_run_on_all_ranks(const std::string& config_hash, const std::string& data_fingerprint) const {
+    const auto own = config_hash + " " + data_fingerprint;
+    const auto all = group.all_gather_text(own);
+    for (size_t rank = 1; rank < all.size(); ++rank) {
+      if (all[rank] == all[0]) continue;
+      const bool config_differs = !all[rank].starts_with(all[0].substr(0, all[0].find(' ')));
+      throw ConfigError(fmt::format(
+          "[run {}] rank {} has other {} than rank 0: all ranks need the same", options.run_directory().string(), rank,
+          config_differs ? "training options" : "training data (shard names, sizes, counts)"));
+    }
   }
 
   void load_weights() {
@@ -237,12 +290,27 @@ struct Trainer::Impl {
     model->load_state(start.tensors);
   }
 
+  /// Rank 0 reads the checkpoint and gives the others what it holds; with parts of the optimiser's state on every rank
+  /// each reads its own.
   void load(const std::filesystem::path& folder) {
+    if (is_first()) load_here(folder);
+    const auto text = group.broadcast_text(is_first() ? to_text(state) : "");
+    if (is_first()) return broadcast_optimizer();
+    if (options.distributed.shard_optimizer) load_here(folder);
+    state = run_state_from_text(text);
+    broadcast_optimizer();
+  }
+
+  void broadcast_optimizer() {
+    if (!options.distributed.shard_optimizer) distributed::broadcast_all(optimizer.state(), group);
+  }
+
+  void load_here(const std::filesystem::path& folder) {
     try {
       state = load_checkpoint(folder, model, optimizer);
     } catch (const CheckpointError& error) {
       std::string others;
-      for (const auto& other : checkpoints.list()) {
+      for (const auto& other : CheckpointStore(options.run_directory(), options.checkpoint.keep).list()) {
         if (other != folder) others += (others.empty() ? "" : ", ") + other.string();
       }
       if (others.empty()) throw;
@@ -269,33 +337,48 @@ struct Trainer::Impl {
   RunOutcome run() {
     model->train();
     while (state.step < total_steps) {
-      if (checkpoint_interval->due(state.step)) try_to_save();
-      if (evaluation_interval->due(state.step)) evaluate();
-      if (hooks.stop_requested && hooks.stop_requested()) {
-        save();
+      const auto due = pace->before_step(state.step, loader->bad_samples().total);
+      report_saved(saver.result());
+      if (due.checkpoint) save();
+      if (due.evaluation) evaluate();
+      if (due.stop) {
+        save_and_wait();
         return RunOutcome::stopped;
       }
-      train_one_step();
+      check_bad_samples(due.bad_samples);
+      train_one_step(due.bad_samples);
     }
-    save();
+    pace->finish();
+    save_and_wait();
     evaluate();
     return RunOutcome::finished;
   }
 
-  void train_one_step() {
+  void check_bad_samples(int64_t of_all_ranks) const {
+    if (of_all_ranks <= options.data.max_bad_samples) return;
+    throw DataError(
+        fmt::format("[run {}] {} bad samples on {} ranks together, at most {} may be skipped "
+                    "(data.max_bad_samples); the ranks' logs name the first of each kind",
+                    options.run_directory().string(), of_all_ranks, group.size(), options.data.max_bad_samples));
+  }
+
+  void train_one_step(int64_t bad_samples) {
     const auto start = Clock::now();
+    const auto waited_before = group.waited();
     const auto batch = loader->next();
     const auto model_seed = RandomStream(state.seed, RandomPurpose::model, {state.step}).next();
     const auto result = step.forward_backward(batch, model_seed);
     const double lr = schedule.at(state.step);
     update(result, lr);
     optimizer.zero_grad();
-    advance(batch);
+    advance();
     times.seconds += seconds_since(start);
     times.wait_ms += loader->last_wait_ms();
+    times.communication_ms += (group.waited() - waited_before).count() * 1000;
     ++times.steps;
     state.train_seconds += seconds_since(start);
-    report(result, lr);
+    check_ranks_agree();
+    report(result, lr, bad_samples);
   }
 
   void update(const detail::StepResult& result, double lr) {
@@ -303,6 +386,7 @@ struct Trainer::Impl {
     std::optional<torch::Tensor> divisor;
     if (options.optim.clip_norm) divisor = optim::clip_divisor(result.grad_norm_tensor, *options.optim.clip_norm);
     optimizer.step(lr, divisor);
+    shards.exchange();
     model->clamp_logit_scale();
   }
 
@@ -315,20 +399,40 @@ struct Trainer::Impl {
       throw TrainingError(fmt::format(
           "[run {}] {}; weights are as before this step, checkpoints are intact (a lower optim.lr, optim.clip_norm or "
           "train.on_non_finite=skip may help)",
-          directory.path().string(), what));
+          options.run_directory().string(), what));
     }
-    if (state.skipped_steps++ == 0) log(LogLevel::warning, what + "; the step is skipped, later ones are counted only");
+    const bool is_news = state.skipped_steps++ == 0 && is_first();
+    if (is_news) log(LogLevel::warning, what + "; the step is skipped, later ones are counted only");
     step.restore_buffers();
   }
 
-  void advance(const data::Batch& batch) {
+  void advance() {
     ++state.step;
-    state.samples_seen += batch.images.size(0);
-    state.skipped_samples = earlier_skipped_samples;
-    for (const auto& [reason, count] : loader->bad_samples().by_reason) state.skipped_samples[reason] += count;
+    state.samples_seen += options.train.global_batch;
   }
 
-  void report(const detail::StepResult& result, double lr) {
+  void check_ranks_agree() const {
+    const auto& every = options.distributed.check_every_steps;
+    if (!every || state.step % *every != 0) return;
+    distributed::require_same_bits(model->state(), group, fmt::format("after step {}", state.step));
+  }
+
+  /// Bad samples by reason, of all ranks and sessions.
+  std::map<std::string, int64_t> count_skipped_samples() const {
+    std::string own;
+    for (const auto& [reason, count] : loader->bad_samples().by_reason) own += fmt::format("{}\t{}\n", reason, count);
+    auto total = earlier_skipped_samples;
+    for (const auto& text : group.all_gather_text(own)) {
+      std::istringstream lines(text);
+      for (std::string reason, count; std::getline(lines, reason, '\t') && std::getline(lines, count);) {
+        total[reason] += std::stoll(count);
+      }
+    }
+    return total;
+  }
+
+  /// `bad_samples`: of all ranks in this session.
+  void report(const detail::StepResult& result, double lr, int64_t bad_samples) {
     StepMetrics m;
     m.step = state.step;
     m.samples_seen = state.samples_seen;
@@ -340,13 +444,16 @@ struct Trainer::Impl {
     const auto steps = static_cast<double>(times.steps);
     m.samples_per_s = static_cast<double>(options.train.global_batch) * steps / times.seconds;
     m.data_wait_ms = times.wait_ms / steps;
+    m.communication_ms = times.communication_ms / steps;
     m.step_ms = times.seconds * 1000 / steps;
-    for (const auto& [reason, count] : state.skipped_samples) m.skipped_samples += count;
+    m.read_mb = static_cast<double>(source->bytes_read() - times.bytes_read_before) / steps / 1e6;
+    m.skipped_samples = group.is_alone() ? loader->bad_samples().total : bad_samples;
+    for (const auto& [reason, count] : earlier_skipped_samples) m.skipped_samples += count;
     m.skipped_steps = state.skipped_steps;
     if (hooks.on_step) hooks.on_step(m);
     if (state.step == 1 || state.step % options.log.every_steps == 0 || state.step == total_steps) {
-      metrics->write(m);
-      times = {};
+      if (metrics) metrics->write(m);
+      times = {.bytes_read_before = source->bytes_read()};
     }
   }
 
@@ -361,35 +468,50 @@ struct Trainer::Impl {
     m.step = state.step;
     m.samples_seen = state.samples_seen;
     m.dataset = test_set->name;
-    m.zero_shot = eval::evaluate_zero_shot(model, preprocess, *tokenizer, *test_set, zero_shot);
+    m.zero_shot = eval::evaluate_zero_shot(model, preprocess, *tokenizer, *test_set, zero_shot, group);
     m.seconds = seconds_since(start);
-    metrics->write(m);
+    if (metrics) metrics->write(m);
     if (hooks.on_evaluation) hooks.on_evaluation(m);
-    evaluation_interval->restart();
+    pace->evaluated();
   }
 
+  /// Starts writing a checkpoint, on all ranks at the same step.
   void save() {
     if (saved_step == state.step) return;
-    checkpoints.save(state, model, preprocess, optimizer, tokenizer_folder);
+    report_saved(saver.wait());
+    state.skipped_samples = count_skipped_samples();
+    saver.start(checkpoint_content(state, model, preprocess, optimizer, tokenizer_folder));
     saved_step = state.step;
-    checkpoint_interval->restart();
-    if (hooks.on_checkpoint) hooks.on_checkpoint(checkpoints.latest()->string());
+    pace->saved();
+    if (!options.checkpoint.background) report_saved(saver.wait());
   }
 
-  /// A save in the middle of a run may fail (disk full): training goes on, and the next one may succeed.
-  void try_to_save() {
-    try {
-      save();
-    } catch (const CheckpointError& error) {
-      log(LogLevel::error, fmt::format("{}; earlier checkpoints are intact, training goes on", error.what()));
-      checkpoint_interval->restart();
+  /// The last one: its failure is the run's.
+  void save_and_wait() {
+    save();
+    const auto saved = saver.wait();
+    if (saved && !saved->error.empty()) throw CheckpointError(saved->error);
+    report_saved(saved);
+    if (failed_step == state.step) throw CheckpointError(save_error);
+  }
+
+  void report_saved(const std::optional<SavedCheckpoint>& saved) {
+    if (!saved || !is_first()) return;
+    if (saved->error.empty()) {
+      if (hooks.on_checkpoint) hooks.on_checkpoint(saved->folder.string());
+      return;
     }
+    failed_step = saved->step;
+    save_error = saved->error;
+    log(LogLevel::error, fmt::format("{}; earlier checkpoints are intact, training goes on", save_error));
   }
 };
 
-Trainer::Trainer(const RunOptions& options, const ResumeRequest& resume, TrainerHooks hooks) {
+Trainer::Trainer(const RunOptions& options, const ResumeRequest& resume, TrainerHooks hooks,
+                 const distributed::ProcessGroup& group, std::optional<torch::Device> device) {
   if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
-  impl_ = std::make_unique<Impl>(options, resume, std::move(hooks));
+  const auto own_device = device ? *device : choose_device(options.device);
+  impl_ = std::make_unique<Impl>(options, resume, std::move(hooks), group, own_device);
 }
 
 Trainer::~Trainer() = default;

@@ -13,11 +13,15 @@ namespace contrastive::data {
 
 /// Every sample of a set once, in order, preprocessed byte for byte as open_clip does for images from shards: converted
 /// to RGB first, then resized. The threads work during next() only. To be used by one thread.
+///
+/// With `world_size` W above 1, a rank gets the batches number rank, rank + W, ...: the same batches as a single rank,
+/// so that what is computed for them has the same bits.
 class CONTRASTIVE_API EvaluationLoader {
  public:
   /// `source` must outlive the loader. `workers`: decoding threads.
   /// Throws: ConfigError if batch_size, workers or the image size is out of range.
-  EvaluationLoader(const SampleSource& source, const image::PreprocessSpec& spec, int64_t batch_size, int64_t workers);
+  EvaluationLoader(const SampleSource& source, const image::PreprocessSpec& spec, int64_t batch_size, int64_t workers,
+                   int64_t rank = 0, int64_t world_size = 1);
   ~EvaluationLoader();
 
   EvaluationLoader(const EvaluationLoader&) = delete;

@@ -35,6 +35,9 @@ class CONTRASTIVE_API SampleSource {
 
   /// Changes when the set's content or order changes; stored in checkpoints, so that a resumed run notices.
   virtual std::string fingerprint() const = 0;
+
+  /// Bytes that this object has read from files so far.
+  virtual int64_t bytes_read() const { return 0; }
 };
 
 }  // namespace contrastive::data

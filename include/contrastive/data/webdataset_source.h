@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -44,6 +45,8 @@ class CONTRASTIVE_API WebdatasetSource : public SampleSource {
   /// SHA-256 over the shards' file names (without folders), sizes and sample counts, in order.
   std::string fingerprint() const override;
 
+  int64_t bytes_read() const override { return bytes_read_; }
+
   const ShardIndex& index() const { return index_; }
 
  private:
@@ -55,6 +58,7 @@ class CONTRASTIVE_API WebdatasetSource : public SampleSource {
   std::vector<std::string> caption_keys_;
   std::string json_field_;
   std::unique_ptr<OpenShards> open_shards_;
+  mutable std::atomic<int64_t> bytes_read_ = 0;
 };
 
 }  // namespace contrastive::data

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,6 +8,7 @@
 
 #include "contrastive/core/export.h"
 #include "contrastive/data/classification_set.h"
+#include "contrastive/distributed/process_group.h"
 #include "contrastive/image/transform.h"
 #include "contrastive/models/clip_model.h"
 #include "contrastive/text/tokenizer.h"
@@ -35,30 +35,34 @@ struct ZeroShotOptions {
 CONTRASTIVE_API torch::Tensor average_prompts(const torch::Tensor& prompt_features);
 
 /// The classifier of a set of class names: every template filled with every name, encoded and averaged. [C, E]
+/// Over several ranks each encodes some of the batches of prompts; all get the same classifier.
 CONTRASTIVE_API torch::Tensor build_classifier(models::ClipModel& model, const text::Tokenizer& tokenizer,
                                                const std::vector<std::string>& class_names,
                                                const std::vector<std::string>& templates,
-                                               const ZeroShotOptions& options);
+                                               const ZeroShotOptions& options,
+                                               const distributed::ProcessGroup& group = {});
 
 /// Counts hits of scores [N, C] against labels [N] int64; a tie is won by the class that comes first.
 class CONTRASTIVE_API ZeroShotMeter {
  public:
   explicit ZeroShotMeter(int64_t num_classes);
   void add(const torch::Tensor& scores, const torch::Tensor& labels);
+
+  /// Takes in what the other ranks counted.
+  void add_ranks(const distributed::ProcessGroup& group);
+
   ZeroShotMetrics metrics() const;
 
  private:
-  int64_t top1_hits_ = 0;
-  int64_t top5_hits_ = 0;
-  int64_t num_samples_ = 0;
-  std::vector<int64_t> class_hits_;
-  std::vector<int64_t> class_samples_;
+  torch::Tensor class_samples_, class_hits_, class_top5_hits_;  ///< [C] int64 each
 };
 
 /// Classifies every image of a set by its nearest class embedding, on the model's device, in eval mode; the model's
-/// mode is restored. Throws: DataError naming the sample that can't be read.
+/// mode is restored. Over several ranks each takes every W-th batch; all get the result, which is the same to the bit
+/// whatever their number. Throws: DataError naming the sample that can't be read.
 CONTRASTIVE_API ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const image::PreprocessSpec& preprocess,
                                                    const text::Tokenizer& tokenizer, const data::ClassificationSet& set,
-                                                   const ZeroShotOptions& options);
+                                                   const ZeroShotOptions& options,
+                                                   const distributed::ProcessGroup& group = {});
 
 }  // namespace contrastive::eval

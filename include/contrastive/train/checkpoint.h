@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -28,8 +29,29 @@ struct RunState {
   std::string config_hash;
 };
 
+/// What goes into a checkpoint.
+struct CheckpointContent {
+  RunState state;
+  models::ModelConfig config;
+  image::PreprocessSpec preprocess;
+  NamedTensors weights;
+  NamedTensors optimizer;                  ///< AdamW::state, of the parameters that this process updates
+  std::filesystem::path tokenizer_folder;  ///< files in there are copied; may be missing
+};
+
+/// The content of this moment; its tensors share the model's and the optimiser's memory.
+CONTRASTIVE_API CheckpointContent checkpoint_content(const RunState& state, const models::ClipModel& model,
+                                                     const image::PreprocessSpec& preprocess,
+                                                     const optim::AdamW& optimizer,
+                                                     const std::filesystem::path& tokenizer_folder = {});
+
+/// The file of a rank's part of the optimiser's state: "optimizer.safetensors" if there is one part only, else
+/// "optimizer-00001-of-00004.safetensors".
+CONTRASTIVE_API std::string optimizer_file_name(int64_t part, int64_t num_parts);
+
 /// The checkpoints of one run: <run>/checkpoints/step_NNNNNNNN/{model.safetensors, open_clip_config.json,
-/// optimizer.safetensors, state.json}, and `latest`, a link to the newest. The first two load in open_clip as they are.
+/// optimizer*.safetensors, state.json}, and `latest`, a link to the newest. The first two load in open_clip as they
+/// are.
 ///
 /// A checkpoint is written beside its place, flushed and renamed; then `latest` moves; then old ones go. A reader never
 /// sees half of one, whatever happens. One process at a time may write.
@@ -38,10 +60,14 @@ class CONTRASTIVE_API CheckpointStore {
   /// `keep` >= 1: how many of the newest stay. Leftovers of interrupted writes are removed.
   CheckpointStore(std::filesystem::path run_directory, int64_t keep);
 
-  /// Tokenizer files in `tokenizer_folder` are copied into the checkpoint.
-  /// Throws: CheckpointError naming the file and the system's reason; earlier checkpoints stay as they were.
-  void save(const RunState& state, const models::ClipModel& model, const image::PreprocessSpec& preprocess,
-            const optim::AdamW& optimizer, const std::filesystem::path& tokenizer_folder = {});
+  /// Has further files written into the folder it is given and returns their SHA-256 by name.
+  using OtherFiles = std::function<std::map<std::string, std::string>(const std::filesystem::path& folder)>;
+
+  /// `optimizer_parts`: processes that hold a part of the optimiser's state each, this one the first; the `others`
+  /// write theirs. Returns: the checkpoint's folder. Throws: CheckpointError naming the file and the system's reason;
+  /// earlier checkpoints stay as they were.
+  std::filesystem::path save(const CheckpointContent& content, int64_t optimizer_parts = 1,
+                             const OtherFiles& others = {});
 
   /// The folder of the newest checkpoint, if there is one.
   std::optional<std::filesystem::path> latest() const;
@@ -50,9 +76,8 @@ class CONTRASTIVE_API CheckpointStore {
   std::vector<std::filesystem::path> list() const;
 
  private:
-  void write_files(const std::filesystem::path& folder, const RunState& state, const models::ClipModel& model,
-                   const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer,
-                   const std::filesystem::path& tokenizer_folder) const;
+  void write_files(const std::filesystem::path& folder, const CheckpointContent& content, int64_t optimizer_parts,
+                   const OtherFiles& others) const;
   void publish(const std::filesystem::path& partial, const std::filesystem::path& folder) const;
   void remove_old() const;
 
@@ -64,8 +89,13 @@ class CONTRASTIVE_API CheckpointStore {
 /// Throws: CheckpointError naming the file that is missing or differs.
 CONTRASTIVE_API RunState verify_checkpoint(const std::filesystem::path& folder);
 
-/// verify_checkpoint, then loads the weights and the optimiser's state. Throws: CheckpointError.
+/// verify_checkpoint, then loads the weights and the optimiser's state; an optimiser of some of the model's parameters
+/// takes its part, however many processes wrote the state. Throws: CheckpointError.
 CONTRASTIVE_API RunState load_checkpoint(const std::filesystem::path& folder, models::ClipModel& model,
                                          optim::AdamW& optimizer);
+
+/// A state as JSON text, as state.json holds it, and back. Throws: CheckpointError if the text is something else.
+CONTRASTIVE_API std::string to_text(const RunState& state);
+CONTRASTIVE_API RunState run_state_from_text(const std::string& text);
 
 }  // namespace contrastive::train

@@ -20,8 +20,10 @@ struct StepMetrics {
   double lr = 0;
   double grad_norm = 0;  ///< L2, before clipping
   double samples_per_s = 0;
-  double data_wait_ms = 0;  ///< waiting for the batch
-  double step_ms = 0;       ///< the whole step, waiting included
+  double data_wait_ms = 0;      ///< waiting for the batch
+  double communication_ms = 0;  ///< waiting for other ranks
+  double step_ms = 0;           ///< the whole step, waiting included
+  double read_mb = 0;           ///< read from shards by this rank, a step
   int64_t skipped_samples = 0;
   int64_t skipped_steps = 0;
 };

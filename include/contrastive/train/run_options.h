@@ -142,12 +142,14 @@ struct CheckpointOptions {
   std::optional<int64_t> every_steps = 1000;
   std::optional<double> every_minutes = 30;
   int64_t keep = 3;
+  bool background = true;  ///< write while training goes on, from a copy in memory
 
   template <typename Fields>
   void fields(Fields& f) {
     f("every_steps", every_steps, at_least(1));
     f("every_minutes", every_minutes, greater_than(0));
     f("keep", keep, at_least(1));
+    f("background", background);
   }
 };
 
@@ -176,6 +178,26 @@ struct EvaluationOptions {
   }
 };
 
+/// How ranks work together; without effect for a process alone. None of it changes what is learned but for rounding.
+struct DistributedOptions {
+  double timeout_seconds = 600;  ///< how long ranks wait for one that doesn't answer
+  int64_t bucket_mb = 25;        ///< gradients sent at a time
+  std::string gradient_dtype = "fp32";
+  bool shard_optimizer = false;              ///< each rank holds the optimiser's state of its share of the parameters
+  bool sync_batch_norm = true;               ///< batch norm over the global batch; false: over each rank's part
+  std::optional<int64_t> check_every_steps;  ///< compare the parameters of all ranks bit by bit
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("timeout_seconds", timeout_seconds, {.minimum = 0.5, .maximum = 86'400});
+    f("bucket_mb", bucket_mb, between(1, 4096));
+    f("gradient_dtype", gradient_dtype, one_of({"fp32", "bf16"}));
+    f("shard_optimizer", shard_optimizer);
+    f("sync_batch_norm", sync_batch_norm);
+    f("check_every_steps", check_every_steps, at_least(1));
+  }
+};
+
 struct LogOptions {
   int64_t every_steps = 10;
   bool tensorboard = true;
@@ -194,7 +216,7 @@ struct CONTRASTIVE_API RunOptions {
   int64_t seed = 0;
   std::string precision = "fp32";
   std::string device = "auto";
-  int64_t threads = 0;    ///< compute threads; 0: one per core
+  int64_t threads = 0;    ///< compute threads of each rank; 0: the machine's cores shared by its ranks
   ConfigNode model;       ///< a shipped name, a JSON file, or open_clip's model JSON itself; null: that of `weights`
   std::string weights;    ///< a checkpoint to start from (see eval::CheckpointRequest); "": random weights
   std::string tokenizer;  ///< folder with the vocabulary of a model that doesn't use CLIP's; "": that of `weights`
@@ -204,6 +226,7 @@ struct CONTRASTIVE_API RunOptions {
   OptimizerOptions optim;
   CheckpointOptions checkpoint;
   EvaluationOptions eval;
+  DistributedOptions distributed;
   LogOptions log;
 
   template <typename Fields>
@@ -223,6 +246,7 @@ struct CONTRASTIVE_API RunOptions {
     f("optim", optim);
     f("checkpoint", checkpoint);
     f("eval", eval);
+    f("distributed", distributed);
     f("log", log);
   }
 

@@ -64,7 +64,7 @@ TEST(CheckpointTest, LoadsBackModelOptimiserAndState) {
   const Parts saved(1);
   CheckpointStore store(run.path(), 3);
   EXPECT_FALSE(store.latest().has_value());
-  store.save(state_at(12), saved.model, {}, saved.optimizer);
+  store.save(checkpoint_content(state_at(12), saved.model, {}, saved.optimizer));
   ASSERT_TRUE(store.latest().has_value());
   EXPECT_EQ(store.latest()->filename(), "step_00000012");
   EXPECT_EQ(fs::read_symlink(run.path() / "checkpoints" / "latest"), "step_00000012");
@@ -84,8 +84,9 @@ TEST(CheckpointTest, KeepsTheNewestAndRemovesLeftovers) {
   const Parts parts(1);
   fs::create_directories(run.path() / "checkpoints" / "step_00000001.partial-77");
   CheckpointStore store(run.path(), 2);
-  for (const int64_t step : {3, 6, 9}) store.save(state_at(step), parts.model, {}, parts.optimizer);
-  store.save(state_at(9), parts.model, {}, parts.optimizer);  // again, as after resuming from an earlier one
+  for (const int64_t step : {3, 6, 9}) store.save(checkpoint_content(state_at(step), parts.model, {}, parts.optimizer));
+  store.save(checkpoint_content(state_at(9), parts.model, {},
+                                parts.optimizer));  // again, as after resuming from an earlier one
   std::vector<std::string> names;
   for (const auto& folder : store.list()) names.push_back(folder.filename());
   EXPECT_EQ(names, (std::vector<std::string>{"step_00000006", "step_00000009"}));
@@ -98,7 +99,7 @@ TEST(CheckpointTest, NoticesAFlippedByteInAnyFile) {
   const test::TemporaryDirectory run;
   const Parts parts(1);
   CheckpointStore store(run.path(), 1);
-  store.save(state_at(4), parts.model, {}, parts.optimizer);
+  store.save(checkpoint_content(state_at(4), parts.model, {}, parts.optimizer));
   for (const char* name : {"model.safetensors", "optimizer.safetensors", "open_clip_config.json"}) {
     const auto file = *store.latest() / name;
     const auto original = read_text_file(file);
@@ -122,7 +123,7 @@ TEST(CheckpointTest, RefusesADamagedStateFile) {
   const test::TemporaryDirectory run;
   const Parts parts(1);
   CheckpointStore store(run.path(), 1);
-  store.save(state_at(4), parts.model, {}, parts.optimizer);
+  store.save(checkpoint_content(state_at(4), parts.model, {}, parts.optimizer));
   const auto file = *store.latest() / "state.json";
   const auto text = read_text_file(file);
   for (size_t length = 0; length + 2 < text.size(); length += 37) {

@@ -6,6 +6,7 @@
 
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
+#include "contrastive/models/model_config.h"
 
 #include "tests/support/paths.h"
 
@@ -69,6 +70,64 @@ TEST(RunOptionsTest, TellsDifferencesThatMatterFromBookkeeping) {
   ASSERT_EQ(differences.of_training.size(), 1U);
   EXPECT_EQ(differences.of_training[0], "optim.lr: 0.0005, now 0.25");
   EXPECT_EQ(differences.of_bookkeeping.size(), 2U);
+}
+
+/// A run configuration with this model.
+std::string with_model(const std::string& model) {
+  return "name: a\nmodel: " + model + "\ndata: {train: synthetic}\ntrain: {steps: 5}\n";
+}
+
+TEST(RunOptionsTest, AModelMayBeNamedAndChanged) {
+  const test::TemporaryDirectory folder;
+  const auto model_of = [&](const std::string& model, const std::vector<std::string>& overrides = {}) {
+    return to_json(load_run_options(write(folder, with_model(model)), overrides).model);
+  };
+  const auto plain = models::model_config_from_file(find_resource("configs/models/ViT-B-32.json"));
+  EXPECT_EQ(model_of("ViT-B-32"), to_json(models::to_node(plain)));
+  EXPECT_EQ(model_of("{name: ViT-B-32}"), to_json(models::to_node(plain)));
+  EXPECT_EQ(model_of("{name: " + find_resource("configs/models/ViT-B-32.json").string() + "}"), model_of("ViT-B-32"));
+
+  auto changed = plain;
+  changed.checkpoint_activations = true;
+  changed.vision_cfg.patch_dropout = 0.5;
+  const auto expected = to_json(models::to_full_node(changed));
+  EXPECT_EQ(model_of("{name: ViT-B-32, checkpoint_activations: true, vision_cfg: {patch_dropout: 0.5}}"), expected);
+  const std::vector<std::string> overrides{"model.checkpoint_activations=true", "model.vision_cfg.patch_dropout=0.5"};
+  EXPECT_EQ(model_of("ViT-B-32", overrides), expected);
+  EXPECT_EQ(model_of("{name: ViT-B-32, vision_cfg: {patch_dropout: 0.1}}", overrides), expected);
+  EXPECT_EQ(model_of(to_json(models::to_node(plain), -1), overrides), expected);
+  EXPECT_EQ(model_of("ViT-B-16", {"model=ViT-B-32", overrides[0], overrides[1]}), expected);
+}
+
+TEST(RunOptionsTest, TheModelOfWeightsMayBeChanged) {
+  const test::TemporaryDirectory folder;
+  const auto file = write(folder, "name: a\ndata: {train: synthetic}\ntrain: {steps: 5}\nweights: " +
+                                      (test::own_fixtures_dir() / "hf" / "siglip").string() + "\n");
+  const auto plain = load_run_options(file, {});
+  const auto changed = load_run_options(file, {"model.checkpoint_activations=true"});
+  const auto differences = compare(plain, changed);
+  EXPECT_TRUE(differences.of_training.empty());
+  EXPECT_EQ(differences.of_bookkeeping, std::vector<std::string>{"model.checkpoint_activations: absent, now true"});
+}
+
+TEST(RunOptionsTest, MistakesInAChangedModelHaveTheirPlace) {
+  const test::TemporaryDirectory folder;
+  const auto error_of = [&](const std::string& model, const std::vector<std::string>& overrides = {}) {
+    return message_of(write(folder, with_model(model)), overrides);
+  };
+  const auto file = (folder.path() / "run.yaml").string();
+  EXPECT_EQ(error_of("{name: ViT-B-23}"),
+            file + ":2:15: model 'ViT-B-23' is neither a file nor a shipped config (did you mean ViT-B-32?)");
+  EXPECT_EQ(error_of("{nmae: ViT-B-32}"), file + ":2:9: model.nmae: unknown key (did you mean name?)");
+  EXPECT_EQ(error_of("{name: [1]}"), file + ":2:15: model.name: expected the name of a model or a file");
+  EXPECT_EQ(error_of("{name: ViT-B-32, vision_cfg: {widht: 64, mlp_ratio: x}}"),
+            file + ":2:60: vision_cfg.mlp_ratio: expected a number, found 'x'\n" + file +
+                ":2:38: vision_cfg.widht: unknown key (did you mean width?)");
+  EXPECT_EQ(error_of("ViT-B-32", {"model.checkpoint_activation=true"}),
+            "override 'model.checkpoint_activation=true': checkpoint_activation: unknown key "
+            "(did you mean checkpoint_activations?)");
+  EXPECT_EQ(error_of("{checkpoint_activations: true}"),
+            file + ":2:8: model: needs the name of the model that it changes, or embed_dim, vision_cfg and text_cfg");
 }
 
 TEST(RunOptionsTest, RefusesNamesThatArePaths) {

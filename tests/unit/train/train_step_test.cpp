@@ -55,8 +55,7 @@ struct Outcome {
 Outcome run(const models::ModelConfig& config, int64_t accumulate) {
   Outcome outcome;
   outcome.model = make_model(config);
-  TrainStep step(outcome.model, {.size = config.vision_cfg.image_size}, /*bf16=*/false, /*restorable=*/false,
-                 accumulate);
+  TrainStep step(outcome.model, {.size = config.vision_cfg.image_size}, {.accumulate = accumulate});
   outcome.result = step.forward_backward(make_batch(config.vision_cfg.image_size), kSeed);
   return outcome;
 }
@@ -94,7 +93,7 @@ TEST(TrainStepBuffersTest, RunningStatisticsMoveOnceAPart) {
   const auto reference = make_model(resnet());
   const auto batch = make_batch(32);
   for (int64_t begin = 0; begin < kRows; begin += kRows / 3) {
-    TrainStep step(reference, {.size = 32}, false, false);
+    TrainStep step(reference, {.size = 32}, {});
     step.forward_backward(
         {.images = batch.images.narrow(0, begin, kRows / 3), .tokens = batch.tokens.narrow(0, begin, kRows / 3)},
         kSeed);
@@ -109,7 +108,7 @@ TEST(TrainStepBuffersTest, RunningStatisticsMoveOnceAPart) {
 TEST(TrainStepBuffersTest, RestoringGoesBackToBeforeTheStep) {
   auto model = make_model(resnet());
   const auto before = model->visual->named_buffers()["bn1.running_mean"].clone();
-  TrainStep step(model, {.size = 32}, false, /*restorable=*/true, /*accumulate=*/2);
+  TrainStep step(model, {.size = 32}, {.restorable = true, .accumulate = 2});
   step.forward_backward(make_batch(32), kSeed);
   EXPECT_FALSE(at::equal(model->visual->named_buffers()["bn1.running_mean"], before));
   step.restore_buffers();
