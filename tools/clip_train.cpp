@@ -44,6 +44,7 @@ void print_summary(const train::RunOptions& options, const train::RunSummary& su
              ranks == 1 ? summary.device : fmt::format("{} ranks, first on {}", ranks, summary.device));
   fmt::print("a model that knows nothing has loss ln({}) = {:.3f}\n", options.train.global_batch, summary.chance_loss);
   if (summary.first_step > 0) fmt::print("resumed at step {}\n", summary.first_step);
+  std::fflush(stdout);
 }
 
 std::string evaluation_text(const train::EvaluationMetrics& m) {

@@ -32,6 +32,7 @@ std::string reason_in(const std::string& message) {
 
 Transport::~Transport() {
   if (std::uncaught_exceptions() == 0 && !parts_.monitor->cause()) {
+    if (parts_.gpu) parts_.gpu->shutdown();
     parts_.monitor->leave();
     return;
   }

@@ -414,7 +414,9 @@ struct Trainer::Impl {
   void check_ranks_agree() const {
     const auto& every = options.distributed.check_every_steps;
     if (!every || state.step % *every != 0) return;
-    distributed::require_same_bits(model->state(), group, fmt::format("after step {}", state.step));
+    const auto moment = fmt::format("after step {}", state.step);
+    distributed::require_same_bits(options.distributed.sync_batch_norm ? model->state() : step.parameters(), group,
+                                   moment);
   }
 
   /// Bad samples by reason, of all ranks and sessions.
@@ -468,11 +470,20 @@ struct Trainer::Impl {
     m.step = state.step;
     m.samples_seen = state.samples_seen;
     m.dataset = test_set->name;
+    share_buffers();
     m.zero_shot = eval::evaluate_zero_shot(model, preprocess, *tokenizer, *test_set, zero_shot, group);
     m.seconds = seconds_since(start);
     if (metrics) metrics->write(m);
     if (hooks.on_evaluation) hooks.on_evaluation(m);
     pace->evaluated();
+  }
+
+  /// Without batch norm over ranks each has statistics of its own; rank 0's count, as they do in checkpoints.
+  void share_buffers() {
+    if (options.distributed.sync_batch_norm) return;
+    NamedTensors buffers;
+    for (const auto& buffer : model->named_buffers()) buffers.emplace_back(buffer.key(), buffer.value());
+    distributed::broadcast_all(buffers, group);
   }
 
   /// Starts writing a checkpoint, on all ranks at the same step.
