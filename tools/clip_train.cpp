@@ -151,8 +151,9 @@ int main(int argc, char** argv) {
       fmt::print("{}", train::to_yaml(options));
       return tools::kDone;
     }
-    if (arguments.dry_run) return dry_run(options);
     const bool is_rank = distributed::read_rank_environment().launcher != "none";
+    if (!is_rank) train::check_batch_split(options, arguments.nproc);
+    if (arguments.dry_run) return dry_run(options);
     if (arguments.nproc > 1 && !is_rank) return tools::run_local_ranks("clip_train", arguments.nproc, argv);
     return train_run(options, arguments.resume);
   });

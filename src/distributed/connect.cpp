@@ -86,7 +86,6 @@ ProcessGroup connect(const RankEnvironment& environment, torch::Device device, c
   parts.main_store = store;
   parts.value_store = connection();
   parts.monitor = monitor;
-  parts.timeout = options.timeout;
   try {
     parts.cpu = detail::make_gloo_backend(part("gloo"), environment, options.timeout);
     if (device.is_cuda()) parts.gpu = detail::make_nccl_backend(part("nccl"), environment, options.timeout);

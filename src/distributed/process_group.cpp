@@ -75,16 +75,12 @@ void Transport::set_value(const std::string& key, const std::string& value) {
 }
 
 std::string Transport::get_value(const std::string& key) {
-  const auto begin = std::chrono::steady_clock::now();
   while (true) {
     {
       const std::lock_guard lock(value_mutex_);
       if (parts_.value_store->check({"value/" + key})) return parts_.value_store->get_to_str("value/" + key);
     }
     throw_if_failed();
-    if (std::chrono::steady_clock::now() - begin > parts_.timeout) {
-      throw DistributedError(fmt::format("[get_value] no rank left a value for {} within the time-out", key));
-    }
     std::this_thread::sleep_for(kValuePoll);
   }
 }

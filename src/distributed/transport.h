@@ -28,7 +28,6 @@ class Transport {
     Backend cpu, gpu;  ///< gpu: null on a CPU
     c10::intrusive_ptr<c10d::Store> main_store, value_store;
     std::shared_ptr<FailureMonitor> monitor;
-    std::chrono::milliseconds timeout{0};
   };
 
   explicit Transport(Parts parts) : parts_(std::move(parts)) {}

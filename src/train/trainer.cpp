@@ -153,6 +153,15 @@ torch::Device choose_device(const std::string& name) {
   return name == "cuda" || (name == "auto" && has_cuda) ? torch::kCUDA : torch::kCPU;
 }
 
+void check_batch_split(const RunOptions& options, int64_t ranks) {
+  const auto parts = ranks * options.train.accumulate;
+  if (options.train.global_batch % parts == 0) return;
+  throw ConfigError(
+      fmt::format("train.global_batch: {} samples can't be split into {} ranks x {} equal parts (train.accumulate); a "
+                  "multiple of {} is needed",
+                  options.train.global_batch, ranks, options.train.accumulate, parts));
+}
+
 data::ClassificationSet open_classification_set(const std::string& name, const SyntheticDataOptions& synthetic) {
   if (name == "synthetic") return data::synthetic_classification(synthetic_options(synthetic, synthetic.test_samples));
   return data::open_classification_folder(name);
@@ -227,7 +236,7 @@ struct Trainer::Impl {
   bool is_first() const { return group.rank() == 0; }
 
   std::unique_ptr<RunDirectory> open_directory(const ResumeRequest& resume) {
-    check_batch_split();
+    check_batch_split(options, group.size());
     std::unique_ptr<RunDirectory> result;
     if (is_first()) result = std::make_unique<RunDirectory>(options, resume);
     const auto from = result && result->resume_from() ? result->resume_from()->string() : "";
@@ -235,21 +244,13 @@ struct Trainer::Impl {
     return result;
   }
 
-  void check_batch_split() const {
-    const auto parts = group.size() * options.train.accumulate;
-    if (options.train.global_batch % parts == 0) return;
-    throw ConfigError(
-        fmt::format("train.global_batch: {} samples can't be split into {} ranks x {} equal parts "
-                    "(train.accumulate); a multiple of {} is needed",
-                    options.train.global_batch, group.size(), options.train.accumulate, parts));
-  }
-
-  /// Rank 0 before the others, which then find its index of the shards.
+  /// Rank 0 before the others, which then find its index of the shards. Making that may take longer than any time-out.
   std::shared_ptr<const data::SampleSource> open_data_in_turn() {
-    std::shared_ptr<const data::SampleSource> result;
-    if (is_first()) result = open_training_data(options.data);
-    group.barrier();
-    return result ? result : open_training_data(options.data);
+    constexpr const char* kIsIndexed = "training data is indexed";
+    if (!is_first()) group.get_value(kIsIndexed);
+    auto result = open_training_data(options.data);
+    if (is_first() && !group.is_alone()) group.set_value(kIsIndexed, "yes");
+    return result;
   }
 
   /// Step 0, or where the checkpoint to resume from stands.
@@ -260,6 +261,10 @@ struct Trainer::Impl {
     if (!resume_from.empty()) {
       load(resume_from);
       check_same_run(resume_from, config_hash, data_fingerprint);
+      if (is_first() && state.world_size != group.size()) {
+        log(LogLevel::info,
+            fmt::format("the checkpoint was written by {} ranks, {} go on from it", state.world_size, group.size()));
+      }
       first_step = state.step;
       const bool is_own = std::filesystem::path(resume_from).parent_path() == options.run_directory() / "checkpoints";
       if (is_own) saved_step = state.step;
@@ -342,15 +347,18 @@ struct Trainer::Impl {
       if (due.checkpoint) save();
       if (due.evaluation) evaluate();
       if (due.stop) {
-        save_and_wait();
+        pace->finish();
+        save();
+        require_saved();
         return RunOutcome::stopped;
       }
       check_bad_samples(due.bad_samples);
       train_one_step(due.bad_samples);
     }
     pace->finish();
-    save_and_wait();
+    save();
     evaluate();
+    require_saved();
     return RunOutcome::finished;
   }
 
@@ -497,9 +505,8 @@ struct Trainer::Impl {
     if (!options.checkpoint.background) report_saved(saver.wait());
   }
 
-  /// The last one: its failure is the run's.
-  void save_and_wait() {
-    save();
+  /// Of the last checkpoint: its failure is the run's.
+  void require_saved() {
     const auto saved = saver.wait();
     if (saved && !saved->error.empty()) throw CheckpointError(saved->error);
     report_saved(saved);

@@ -4,7 +4,7 @@
 source "$(dirname "$0")/common.sh"
 seed=${FAULT_SEED:-$RANDOM}
 kills=${FAULT_KILLS:-3}
-steps=${FAULT_STEPS:-250}
+steps=${FAULT_STEPS:-400}
 ranks=2
 echo "seed $seed"
 RANDOM=$seed
@@ -26,7 +26,7 @@ while ((done_kills < kills)); do
     sleep 0.02
     mapfile -t processes < <(pgrep -P "$launcher" || true)
   done
-  sleep "$((RANDOM % 3)).$((RANDOM % 900 + 100))"
+  sleep "$((RANDOM % 2)).$((RANDOM % 900 + 100))"
   victim=$((RANDOM % ranks))
   kill -9 "${processes[$victim]}" 2>/dev/null || true
   status=0

@@ -75,7 +75,8 @@ class CONTRASTIVE_API ProcessGroup {
   std::vector<std::string> all_gather_text(const std::string& text) const;
 
   /// What ranks leave for each other without meeting: values by key, kept until the job ends. Unlike all of the above
-  /// these may be called from any thread. get_value waits until the key is there.
+  /// these may be called from any thread. get_value waits until the key is there, however long that takes, unless the
+  /// job fails.
   void set_value(const std::string& key, const std::string& value) const;
   std::string get_value(const std::string& key) const;
 

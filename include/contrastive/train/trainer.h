@@ -68,6 +68,9 @@ class CONTRASTIVE_API Trainer {
 /// The device of a config: "cpu", "cuda", or "auto" (a GPU if there is one). Throws: ConfigError if there is none.
 CONTRASTIVE_API torch::Device choose_device(const std::string& name);
 
+/// Throws: ConfigError unless the global batch can be split equally over the ranks and the parts of train.accumulate.
+CONTRASTIVE_API void check_batch_split(const RunOptions& options, int64_t ranks);
+
 /// Opens a classification set as configs name it: a folder in CLIP_benchmark's layout, or `synthetic`.
 CONTRASTIVE_API data::ClassificationSet open_classification_set(const std::string& name,
                                                                 const SyntheticDataOptions& synthetic);
