@@ -198,8 +198,4 @@ void GradientReducer::finish() {
   for (auto& bucket : impl_->buckets) impl_->receive(bucket);
 }
 
-int64_t GradientReducer::num_buckets() const {
-  return static_cast<int64_t>(impl_->buckets.size());
-}
-
 }  // namespace contrastive::distributed

@@ -44,8 +44,6 @@ class CONTRASTIVE_API GradientReducer {
   /// Waits for the sums. Throws: Error that names parameters without a gradient; DistributedError.
   void finish();
 
-  int64_t num_buckets() const;
-
  private:
   struct Impl;
   std::unique_ptr<Impl> impl_;
