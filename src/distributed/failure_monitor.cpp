@@ -123,9 +123,15 @@ bool FailureMonitor::beat() {
     return !own_thread_knows_ && !leaving_;
   }
   watch_signs();
+  if (!is_leaving()) return true;
+  store_->set(key_of("left", rank_), std::string("1"));
+  return false;
+}
+
+/// The store is never waited for with the lock held: the rank's own thread needs that to give up.
+bool FailureMonitor::is_leaving() const {
   const std::lock_guard lock(mutex_);
-  if (leaving_) store_->set(key_of("left", rank_), std::string("1"));
-  return !leaving_;
+  return leaving_;
 }
 
 void FailureMonitor::publish_requests() {

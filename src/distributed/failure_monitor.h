@@ -59,6 +59,7 @@ class FailureMonitor {
 
   void run();
   bool beat();
+  bool is_leaving() const;
   void publish_requests();
   void look_for_cause();
   void watch_signs();
