@@ -4,7 +4,8 @@ include(CMakePackageConfigHelpers)
 install(TARGETS contrastive EXPORT contrastiveTargets LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/contrastive" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/configs" DESTINATION "${CMAKE_INSTALL_DATADIR}/contrastive")
-install(DIRECTORY "${CONTRASTIVE_CACHE_DIR}/resources/clip" DESTINATION "${CMAKE_INSTALL_DATADIR}/contrastive" OPTIONAL)
+install(DIRECTORY "${CONTRASTIVE_CACHE_DIR}/resources/clip" "${CONTRASTIVE_CACHE_DIR}/resources/imagenet"
+  DESTINATION "${CMAKE_INSTALL_DATADIR}/contrastive" OPTIONAL)
 
 set(package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/contrastive")
 configure_package_config_file(cmake/contrastiveConfig.cmake.in contrastiveConfig.cmake INSTALL_DESTINATION "${package_dir}")

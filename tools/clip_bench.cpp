@@ -70,6 +70,7 @@ struct TrainArguments {
   int64_t tokens = 22;
   int64_t steps = 5;
   int64_t threads = 0;
+  std::string image_tower = "trained";
 };
 
 /// Rows of `length` ids with the two highest as start and end, as captions of that length give them. [B, length]
@@ -80,7 +81,15 @@ torch::Tensor random_tokens(int64_t rows, int64_t length, int64_t vocab_size) {
   return tokens;
 }
 
-/// Times whole training steps on random pixels and tokens: normalise, forward, loss, backward, optimiser.
+/// Largest resident memory of this process so far, in bytes.
+int64_t peak_memory() {
+  struct rusage usage {};
+  getrusage(RUSAGE_SELF, &usage);
+  return int64_t{usage.ru_maxrss} * 1024;
+}
+
+/// Times whole training steps on random pixels (or, cached, features) and tokens: normalise, forward, loss, backward,
+/// optimiser. A locked image tower is locked with its projection, as open_clip's lock_image_tower does.
 int bench_train(const TrainArguments& arguments) {
   if (arguments.threads > 0) at::set_num_threads(static_cast<int>(arguments.threads));
   const auto config = models::model_config_from_file(eval::find_model_config(arguments.model));
@@ -88,21 +97,25 @@ int bench_train(const TrainArguments& arguments) {
     throw ConfigError(fmt::format("--tokens must be between 2 and {}", config.text_cfg.context_length));
   }
   const torch::Device device = at::hasCUDA() ? torch::kCUDA : torch::kCPU;
-  models::ClipModel model(config);
+  const bool is_cached = arguments.image_tower == "cached";
+  models::ClipModel model(config, torch::kCPU,
+                          is_cached ? models::ImageTowerPart::projection : models::ImageTowerPart::whole);
   model->reset_parameters(at::make_generator<at::CPUGeneratorImpl>(uint64_t{0}));
   model->to(device);
   model->train();
+  if (arguments.image_tower != "trained") model->visual->lock({.unlocked_groups = 0, .head = true});
   optim::AdamW optimizer(model->named_trainable(), {}, optim::open_clip_decays);
   const image::PreprocessSpec preprocess;
   const auto size = config.vision_cfg.image_size;
-  const auto pixels = at::randint(0, 256, {arguments.batch_size, size, size, 3}, at::kByte);
+  const auto pixels = at::randint(0, 256, {is_cached ? 1 : arguments.batch_size, size, size, 3}, at::kByte);
+  const auto features = at::randn({arguments.batch_size, config.vision_cfg.output_width()}).to(device);
   const auto tokens = random_tokens(arguments.batch_size, arguments.tokens, config.text_cfg.vocab_size).to(device);
   const auto step = [&] {
     const auto images = data::normalize_images(pixels, preprocess.mean, preprocess.std, device);
     models::ClipOutput output;
     {
       const models::AutocastGuard autocast(device.type(), arguments.precision == "amp_bf16");
-      output = model->forward(images, tokens);
+      output = is_cached ? model->forward_features(features, tokens) : model->forward(images, tokens);
     }
     const auto result = loss::model_loss(output);
     result.loss.backward();
@@ -119,12 +132,14 @@ int bench_train(const TrainArguments& arguments) {
          {"precision", arguments.precision},
          {"batch", arguments.batch_size},
          {"tokens", arguments.tokens},
+         {"image_tower", arguments.image_tower},
          {"steps", arguments.steps},
          {"device", device.str()},
          {"threads", at::get_num_threads()},
          {"samples_per_s", static_cast<double>(arguments.batch_size) / median},
          {"step_s_median", median},
-         {"step_s_min", seconds.front()}});
+         {"step_s_min", seconds.front()},
+         {"peak_memory_mb", static_cast<double>(peak_memory()) / 1e6}});
   return tools::kDone;
 }
 
@@ -219,13 +234,6 @@ void read_whole_file(const std::string& file) {
   }
 }
 
-/// Largest resident memory of this process so far, in bytes.
-int64_t peak_memory() {
-  struct rusage usage {};
-  getrusage(RUSAGE_SELF, &usage);
-  return int64_t{usage.ru_maxrss} * 1024;
-}
-
 /// Times opening a checkpoint and loading its weights into a model, beside reading the file.
 int bench_load(const std::string& file, const std::string& model, int64_t repetitions) {
   eval::CheckpointRequest request;
@@ -266,6 +274,11 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   train_command->add_option("--steps", train.steps)->check(CLI::PositiveNumber)->capture_default_str();
   train_command->add_option("--threads", train.threads, "0: one per core")->capture_default_str();
+  train_command
+      ->add_option("--image-tower", train.image_tower,
+                   "trained; locked: forward only; cached: its features are given, and it isn't in memory")
+      ->check(CLI::IsMember({"trained", "locked", "cached"}))
+      ->capture_default_str();
 
   LoaderArguments loader;
   auto* loader_command = app.add_subcommand("loader", "training batches from shards");

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <memory>
 #include <string>
@@ -8,7 +7,6 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include "contrastive/core/digest.h"
 #include "contrastive/core/error.h"
@@ -20,6 +18,8 @@
 #include "contrastive/eval/feature_writer.h"
 
 #include "common/program.h"
+#include "embed_cache.h"
+#include "embed_progress.h"
 
 namespace {
 
@@ -246,34 +246,6 @@ eval::FeatureFileOptions writer_options(const Arguments& arguments, const Input&
   return options;
 }
 
-/// How far the work is, on stdout: redrawn on a terminal, a line every ten seconds elsewhere.
-class ProgressLine {
- public:
-  ProgressLine(int64_t first, int64_t total) : first_(first), total_(total) {}
-
-  void update(int64_t done, int64_t skipped) {
-    const auto now = Clock::now();
-    if (done < total_ && now - last_ < (is_terminal_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10))) {
-      return;
-    }
-    last_ = now;
-    const double rate = static_cast<double>(done - first_) / std::chrono::duration<double>(now - start_).count();
-    const auto left = static_cast<int64_t>(static_cast<double>(total_ - done) / std::max(rate, 1e-9));
-    fmt::print("{}{}/{} ({:.1f} %)  {:.1f}/s  skipped {}  left {}:{:02}{}", is_terminal_ ? "\r\x1b[K" : "", done,
-               total_, 100.0 * static_cast<double>(done) / static_cast<double>(total_), rate, skipped, left / 60,
-               left % 60, is_terminal_ && done < total_ ? "" : "\n");
-    std::fflush(stdout);
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  int64_t first_;
-  int64_t total_;
-  bool is_terminal_ = ::isatty(STDOUT_FILENO) != 0;
-  Clock::time_point start_ = Clock::now();
-  Clock::time_point last_ = {};
-};
-
 /// Rows, names and failures of a part as it grows.
 struct Part {
   std::vector<torch::Tensor> features;
@@ -314,7 +286,7 @@ int embed(const Arguments& arguments, bool images) {
   eval::FeatureWriter writer(options);
   if (writer.is_complete()) fmt::print("nothing to do: {} is complete\n", options.features.string());
   if (!writer.is_complete() && writer.next_input() > 0) fmt::print("going on at input {}\n", writer.next_input());
-  ProgressLine progress(writer.next_input(), input->size());
+  tools::EmbedProgress progress(writer.next_input(), input->size(), "skipped");
   int64_t skipped = 0;
   while (writer.next_input() < input->size()) {
     Part part;
@@ -366,10 +338,38 @@ void add_options(CLI::App& command, Arguments& arguments, const char* input_help
   command.add_option("--image-keys", arguments.image_keys, "of shards: the image's extensions")->capture_default_str();
 }
 
+CLI::App* add_cache_command(CLI::App& app, tools::CacheArguments& arguments) {
+  auto* cache = app.add_subcommand("cache", "embed a training set once, for runs with a locked image tower");
+  cache->add_option("--config", arguments.config, "the training configuration: a YAML file, or a shipped one's name")
+      ->required();
+  cache->add_option("--output", arguments.output,
+                    "a new or empty folder, or an unfinished cache; default: image.cache");
+  cache->add_option("--dtype", arguments.dtype, "of the stored features")
+      ->check(CLI::IsMember({"fp16", "bf16", "fp32"}))
+      ->capture_default_str();
+  cache->add_option("--views", arguments.views, "training crops of each image; 1: the image as evaluation sees it")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  cache->add_option("--batch-size", arguments.batch_size, "images at a time; default: image.batch_size, or 64")
+      ->check(CLI::Range(1, 65536));
+  cache->add_option("--workers", arguments.workers, "decoding threads; default: data.workers")
+      ->check(CLI::Range(1, 1024));
+  cache->add_option("--part-rows", arguments.part_rows, "samples a part; a kill loses at most one part")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  cache->add_option("--on-bad-sample", arguments.on_bad_sample, "default: data.on_bad_sample")
+      ->check(CLI::IsMember({"fail", "skip"}));
+  cache->add_option("--precision", arguments.precision, "of the tower; default: the run's")
+      ->check(CLI::IsMember({"fp32", "amp_bf16"}));
+  cache->add_option("overrides", arguments.overrides, "key=value: settings that replace the configuration's");
+  return cache;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Writes the embeddings of images or texts to a file.", "clip_embed");
+  CLI::App app("Writes the embeddings of images or texts to a file, or those of a training set to a cache.",
+               "clip_embed");
   app.require_subcommand(1);
   Arguments arguments;
   auto* images = app.add_subcommand("images", "embed images");
@@ -384,5 +384,9 @@ int main(int argc, char** argv) {
   texts->add_option("--on-bad-image", arguments.on_bad_image, "what happens at a sample without a usable caption")
       ->check(CLI::IsMember({"fail", "skip"}))
       ->capture_default_str();
-  return contrastive::tools::run_program(app, argc, argv, [&] { return embed(arguments, images->parsed()); });
+  tools::CacheArguments cache_arguments;
+  const auto* cache = add_cache_command(app, cache_arguments);
+  return tools::run_program(app, argc, argv, [&] {
+    return cache->parsed() ? tools::embed_cache(cache_arguments) : embed(arguments, images->parsed());
+  });
 }

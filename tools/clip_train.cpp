@@ -17,6 +17,7 @@
 #include "contrastive/distributed/connect.h"
 #include "contrastive/train/run_options.h"
 #include "contrastive/train/trainer.h"
+#include "contrastive/train/training_data.h"
 
 #include "common/local_ranks.h"
 #include "common/program.h"
@@ -43,6 +44,7 @@ void print_summary(const train::RunOptions& options, const train::RunSummary& su
              options.precision,
              ranks == 1 ? summary.device : fmt::format("{} ranks, first on {}", ranks, summary.device));
   fmt::print("a model that knows nothing has loss ln({}) = {:.3f}\n", options.train.global_batch, summary.chance_loss);
+  fmt::print("{}", summary.plan);
   if (summary.first_step > 0) fmt::print("resumed at step {}\n", summary.first_step);
   std::fflush(stdout);
 }
@@ -153,6 +155,7 @@ int main(int argc, char** argv) {
     }
     const bool is_rank = distributed::read_rank_environment().launcher != "none";
     if (!is_rank) train::check_batch_split(options, arguments.nproc);
+    train::require_inputs(options);
     if (arguments.dry_run) return dry_run(options);
     if (arguments.nproc > 1 && !is_rank) return tools::run_local_ranks("clip_train", arguments.nproc, argv);
     return train_run(options, arguments.resume);

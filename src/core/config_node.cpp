@@ -337,7 +337,8 @@ void apply_override(ConfigNode& root, const std::string& override_text) {
     throw ConfigError(fmt::format("'{}': an override reads key=value, e.g. optim.lr=1e-3", override_text));
   }
   const ConfigPlace place{fmt::format("override '{}'", override_text), 0, 0};
-  auto value = parse_config(override_text.substr(equals + 1), place.source);
+  const auto text = override_text.substr(equals + 1);
+  auto value = text.empty() ? ConfigNode::make_scalar("", /*quoted=*/true) : parse_config(text, place.source);
   set_source(value, place);
   ConfigNode* node = &root;
   for (const auto& key : split_key(override_text.substr(0, equals), place)) node = &child_of(*node, key, place);

@@ -74,7 +74,12 @@ void OptionErrors::throw_if_any() const {
 }
 
 void OptionScope::fail(std::string_view key, const std::string& message) const {
-  const ConfigNode* node = key.empty() ? nullptr : node_.find(key);
+  const ConfigNode* node = &node_;
+  for (size_t begin = 0; node != nullptr && begin < key.size();) {  // a.b stands in the map of a
+    const auto end = std::min(key.find('.', begin), key.size());
+    node = node->find(key.substr(begin, end - begin));
+    begin = end + 1;
+  }
   const auto path = key.empty() ? path_ : (path_.empty() ? std::string(key) : fmt::format("{}.{}", path_, key));
   errors_.add(node != nullptr ? node->place : node_.place, path, message);
 }

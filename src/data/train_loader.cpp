@@ -4,6 +4,7 @@
 #include <array>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -25,6 +26,7 @@
 #include "contrastive/data/sample_order.h"
 
 #include "batch_workers.h"
+#include "sample_faults.h"
 
 namespace contrastive::data {
 namespace {
@@ -32,11 +34,7 @@ namespace {
 /// A set where this many substitutes in a row are bad is broken as a whole.
 constexpr int64_t kMaxSubstitutes = 100;
 
-/// Why a sample is no use.
-struct Fault {
-  std::string reason;   ///< the class of the error
-  std::string message;  ///< the error
-};
+using detail::Fault;
 
 struct BadSample {
   int64_t item = 0;
@@ -51,46 +49,21 @@ struct Place {
   int64_t position = 0;
 };
 
-/// The class of an error that a source threw, by what its message speaks of.
-Fault reading_fault(std::string message) {
-  constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kClasses{
-      {{"no caption", "caption missing"},
-       {"caption is empty", "caption empty"},
-       {"caption", "caption malformed"},
-       {"no image", "image missing"}}};
-  for (const auto& [words, reason] : kClasses) {
-    if (message.find(words) != message.npos) return {std::string(reason), std::move(message)};
-  }
-  return {"unreadable sample", std::move(message)};
-}
-
-Fault decoding_fault(std::string message) {
-  const bool truncated = message.find("truncated") != message.npos;
-  return {truncated ? "truncated image" : "undecodable image", std::move(message)};
-}
-
-std::optional<Fault> caption_fault(const std::string& caption) {
-  if (caption.empty()) return Fault{"caption missing", "caption is missing"};
-  if (caption.find_first_not_of(" \t\r\n\v\f") == caption.npos) {
-    return Fault{"caption empty", "caption is empty: white space only"};
-  }
-  return std::nullopt;
-}
-
 /// "1,203" for 1203.
 std::string with_commas(int64_t count) {
   if (count < 1000) return std::to_string(count);
   return fmt::format("{},{:03}", with_commas(count / 1000), count % 1000);
 }
 
-/// Image memory that comes back when the last tensor over it is gone: fresh pages cost more than copying them would.
+/// Memory of a batch's images that comes back when the last tensor over it is gone: fresh pages cost more than copying
+/// them would.
 class PixelPool : public std::enable_shared_from_this<PixelPool> {
  public:
   PixelPool(size_t bytes, size_t max_idle) : bytes_(bytes), max_idle_(max_idle) { idle_.reserve(max_idle); }
 
-  at::Tensor tensor(at::IntArrayRef sizes) {
+  at::Tensor tensor(at::IntArrayRef sizes, at::ScalarType dtype) {
     const auto give_back = [pool = shared_from_this()](void* memory) { pool->give_back(memory); };
-    return at::from_blob(take(), sizes, give_back, at::kByte);
+    return at::from_blob(take(), sizes, give_back, dtype);
   }
 
   ~PixelPool() {
@@ -138,6 +111,7 @@ void check(const TrainLoaderOptions& options) {
   require_range("rank", options.rank, 0, options.world_size - 1);
   require_range("batch_size", options.batch_size, 1, 1 << 24);
   require_range("image_size", options.image_size, 1, 1 << 13);
+  require_range("feature_width", options.feature_width, 0, 1 << 16);
   require_range("context_length", options.context_length, 2, 1 << 16);
   require_range("workers", options.workers, 1, 1 << 10);
   require_range("prefetch_batches", options.prefetch_batches, 0, 1 << 10);
@@ -146,6 +120,13 @@ void check(const TrainLoaderOptions& options) {
   if (options.batch_size % options.world_size != 0) {
     throw ConfigError(fmt::format("[train_loader] batch_size must be a multiple of world_size ({}), but is {}",
                                   options.world_size, options.batch_size));
+  }
+  const bool takes_whole_images = options.feature_width == 0 && options.crop.kind == image::TrainCrop::none;
+  if (takes_whole_images && options.crop.evaluation.size != options.image_size) {
+    throw ConfigError(
+        fmt::format("[train_loader] image_size must be that of the preprocessing, {}, without a crop, but "
+                    "is {}",
+                    options.crop.evaluation.size, options.image_size));
   }
   if (options.pin_memory && !at::hasCUDA()) {
     throw ConfigError("[train_loader] pin_memory needs a CUDA device, but there is none");
@@ -176,13 +157,13 @@ struct TrainLoader::Impl : detail::BatchJob {
         order(options.seed, not_empty(source).size()),
         slots(static_cast<size_t>(detail::BatchWorkers::num_slots(options.prefetch_batches))),
         // One batch in the caller's hands and one on its way to a device, besides the ring's own.
-        pool(std::make_shared<PixelPool>(static_cast<size_t>(items * image_bytes()), slots.size() + 2)),
+        pool(std::make_shared<PixelPool>(static_cast<size_t>(items * item_bytes()), slots.size() + 2)),
         samples(static_cast<size_t>(options.workers)),
         workers(*this, options.workers, options.prefetch_batches, options.first_step) {}
 
   /// A batch in the making.
   struct Slot {
-    torch::Tensor images;
+    torch::Tensor inputs;          ///< images or features
     std::vector<int32_t> ids;      ///< [items, context_length]
     std::vector<int64_t> lengths;  ///< [items]
     std::mutex bad_mutex;
@@ -194,9 +175,19 @@ struct TrainLoader::Impl : detail::BatchJob {
   void fill(int64_t step, int64_t slot, int64_t item, int64_t worker) override;
 
   std::optional<Fault> load(int64_t index, const Place& place, Sample& sample, Slot& slot, int64_t item);
+  void read(int64_t index, const Place& place, Sample& sample) const;
   void decode(const Sample& sample, const Place& place, std::span<uint8_t> out) const;
+  void take_cached(const Sample& sample, Slot& slot, int64_t item) const;
   int64_t index_of(const Place& place, int64_t attempt) const;
-  int64_t image_bytes() const { return options.image_size * options.image_size * 3; }
+  bool has_features() const { return options.feature_width > 0; }
+  std::span<int32_t> ids_of(Slot& slot, int64_t item) const;
+  std::span<uint8_t> input_of(const Slot& slot, int64_t item) const;
+
+  /// Of an image, or of the features.
+  int64_t item_bytes() const {
+    constexpr int64_t kFloatBytes = sizeof(float);
+    return has_features() ? options.feature_width * kFloatBytes : options.image_size * options.image_size * 3;
+  }
 
   void count_bad_samples(Slot& slot);
   void count(const BadSample& sample);
@@ -218,10 +209,13 @@ struct TrainLoader::Impl : detail::BatchJob {
 
 void TrainLoader::Impl::begin(int64_t, int64_t slot_number) {
   Slot& slot = slots[static_cast<size_t>(slot_number)];
-  const std::array<int64_t, 4> sizes{items, options.image_size, options.image_size, 3};
+  const std::vector<int64_t> sizes = has_features()
+                                         ? std::vector<int64_t>{items, options.feature_width}
+                                         : std::vector<int64_t>{items, options.image_size, options.image_size, 3};
+  const auto dtype = has_features() ? at::kFloat : at::kByte;
   // The pinned allocator keeps memory by itself, and knows when a copy to the device has ended.
-  slot.images =
-      options.pin_memory ? at::empty(sizes, at::TensorOptions(at::kByte).pinned_memory(true)) : pool->tensor(sizes);
+  slot.inputs =
+      options.pin_memory ? at::empty(sizes, at::TensorOptions(dtype).pinned_memory(true)) : pool->tensor(sizes, dtype);
   slot.ids.resize(static_cast<size_t>(items * options.context_length));
   slot.lengths.resize(static_cast<size_t>(items));
   slot.bad.clear();
@@ -257,24 +251,55 @@ int64_t TrainLoader::Impl::index_of(const Place& place, int64_t attempt) const {
 
 std::optional<Fault> TrainLoader::Impl::load(int64_t index, const Place& place, Sample& sample, Slot& slot,
                                              int64_t item) {
+  try {
+    read(index, place, sample);
+  } catch (const BadSampleError& error) {
+    return Fault{error.reason(), error.what()};
+  } catch (const DataError& error) {
+    return detail::reading_fault(error.what());
+  }
+  if (has_features()) {
+    take_cached(sample, slot, item);
+    return std::nullopt;
+  }
+  if (auto fault = detail::caption_fault(sample.caption)) return fault;
+  try {
+    decode(sample, place, input_of(slot, item));
+  } catch (const DataError& error) {
+    return detail::decoding_fault(error.what());
+  }
+  slot.lengths[static_cast<size_t>(item)] = tokenizer->tokenize(sample.caption, ids_of(slot, item));
+  return std::nullopt;
+}
+
+void TrainLoader::Impl::read(int64_t index, const Place& place, Sample& sample) const {
   sample.encoded.clear();
   sample.drawn.pixels.clear();
   sample.caption.clear();
-  try {
-    RandomStream random(options.seed, RandomPurpose::caption, {place.epoch, place.position});
-    source->read(index, random, sample);
-  } catch (const DataError& error) {
-    return reading_fault(error.what());
+  RandomStream random(options.seed, RandomPurpose::caption, {place.epoch, place.position});
+  const auto views = source->num_views();
+  RandomStream view(options.seed, RandomPurpose::view, {place.epoch, place.position});
+  source->read_view(index, views > 1 ? view.below(views) : 0, random, sample);
+}
+
+void TrainLoader::Impl::take_cached(const Sample& sample, Slot& slot, int64_t item) const {
+  const auto ids = ids_of(slot, item);
+  if (static_cast<int64_t>(sample.features.size()) != options.feature_width || sample.tokens.size() != ids.size()) {
+    throw Error(fmt::format("[train_loader] a sample should have {} features and {} ids, but has {} and {}",
+                            options.feature_width, ids.size(), sample.features.size(), sample.tokens.size()));
   }
-  if (auto fault = caption_fault(sample.caption)) return fault;
-  try {
-    decode(sample, place, {slot.images.data_ptr<uint8_t>() + item * image_bytes(), static_cast<size_t>(image_bytes())});
-  } catch (const DataError& error) {
-    return decoding_fault(error.what());
-  }
-  const std::span row(slot.ids.data() + item * options.context_length, static_cast<size_t>(options.context_length));
-  slot.lengths[static_cast<size_t>(item)] = tokenizer->tokenize(sample.caption, row);
-  return std::nullopt;
+  std::memcpy(input_of(slot, item).data(), sample.features.data(), static_cast<size_t>(item_bytes()));
+  std::copy(sample.tokens.begin(), sample.tokens.end(), ids.begin());
+  slot.lengths[static_cast<size_t>(item)] = sample.num_tokens;
+}
+
+std::span<int32_t> TrainLoader::Impl::ids_of(Slot& slot, int64_t item) const {
+  return {slot.ids.data() + item * options.context_length, static_cast<size_t>(options.context_length)};
+}
+
+std::span<uint8_t> TrainLoader::Impl::input_of(const Slot& slot, int64_t item) const {
+  auto* data = static_cast<uint8_t*>(slot.inputs.data_ptr());
+  return {data + item * item_bytes(), static_cast<size_t>(item_bytes())};
 }
 
 void TrainLoader::Impl::decode(const Sample& sample, const Place& place, std::span<uint8_t> out) const {
@@ -329,7 +354,9 @@ Batch TrainLoader::next() {
   const auto start = std::chrono::steady_clock::now();
   auto& slot = impl_->slots[static_cast<size_t>(impl_->workers.wait())];
   impl_->count_bad_samples(slot);
-  Batch batch{.images = std::move(slot.images), .tokens = impl_->tokens_of(slot)};
+  Batch batch;
+  (impl_->has_features() ? batch.features : batch.images) = std::move(slot.inputs);
+  batch.tokens = impl_->tokens_of(slot);
   impl_->workers.release();
   impl_->last_wait_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   return batch;

@@ -162,6 +162,19 @@ WebdatasetSource::WebdatasetSource(ShardIndex index, const WebdatasetOptions& op
 WebdatasetSource::~WebdatasetSource() = default;
 
 void WebdatasetSource::read(int64_t index, RandomStream& random, Sample& sample) const {
+  auto captions = read_all(index, sample);
+  if (captions.empty()) return;
+  const auto choice = captions.size() == 1 ? 0 : random.below(static_cast<int64_t>(captions.size()));
+  sample.caption = std::move(captions[static_cast<size_t>(choice)]);
+}
+
+std::vector<std::string> WebdatasetSource::read_with_all_captions(int64_t index, Sample& sample) const {
+  auto captions = read_all(index, sample);
+  if (!captions.empty()) sample.caption = captions.front();
+  return captions;
+}
+
+std::vector<std::string> WebdatasetSource::read_all(int64_t index, Sample& sample) const {
   const auto entry = index_.sample(index);
   sample.drawn = {};
   sample.caption.clear();
@@ -169,13 +182,12 @@ void WebdatasetSource::read(int64_t index, RandomStream& random, Sample& sample)
   const auto image = detail::require_member(entry, image_keys_, "image");
   detail::check_length(image, options_.max_member_bytes);
   const auto file = open_shards_->get(index_, entry.shard());
+  std::vector<std::string> captions;
   if (options_.need_caption) {
     const auto caption = detail::require_member(entry, caption_keys_, "caption");
     detail::check_length(caption, options_.max_member_bytes);
     const auto content = read_image_and_caption(*file, image, caption, sample.encoded);
-    auto captions = detail::parse_captions(content, json_field_, options_.caption_lines);
-    const auto choice = captions.size() == 1 ? 0 : random.below(static_cast<int64_t>(captions.size()));
-    sample.caption = std::move(captions[static_cast<size_t>(choice)]);
+    captions = detail::parse_captions(content, json_field_, options_.caption_lines);
     bytes_read_ += caption.length;
   } else {
     file->read(image.offset, resized(sample.encoded, image.length));
@@ -186,6 +198,11 @@ void WebdatasetSource::read(int64_t index, RandomStream& random, Sample& sample)
     detail::check_length(label, options_.max_member_bytes);
     sample.label = detail::parse_label(read_text(*file, label), options_.num_labels);
   }
+  return captions;
+}
+
+std::string WebdatasetSource::key(int64_t index) const {
+  return std::string(index_.sample(index).key());
 }
 
 std::string WebdatasetSource::describe(int64_t index) const {
@@ -200,6 +217,11 @@ std::string WebdatasetSource::fingerprint() const {
                         index_.shard_begin(shard + 1) - index_.shard_begin(shard));
   }
   return sha256_hex({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+}
+
+std::string WebdatasetSource::settings() const {
+  return fmt::format("image {}, caption {}{}", options_.image_keys, options_.caption_key,
+                     options_.caption_lines ? ", a line each" : "");
 }
 
 }  // namespace contrastive::data

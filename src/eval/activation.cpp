@@ -85,7 +85,7 @@ void check_recorded_activation(const std::filesystem::path& file, const TensorFi
 
 void check_activation(const std::filesystem::path& file, const TensorFile& weights, const models::ModelConfig& config,
                       const std::string& model_name) {
-  if (config.vision_cfg.is_siglip()) return;
+  if (config.vision_cfg.is_timm()) return;
   const auto known = evidence(file, weights);
   if (!known) {
     log(LogLevel::warning,

@@ -16,10 +16,12 @@
 #include "contrastive/core/tensor_file.h"
 #include "contrastive/eval/preprocess_config.h"
 #include "contrastive/models/hf_config.h"
+#include "contrastive/models/tower_weights.h"
 #include "contrastive/models/weight_names.h"
 #include "contrastive/text/open_tokenizer.h"
 
 #include "eval/activation.h"
+#include "eval/google_weights.h"
 
 namespace contrastive::eval {
 namespace {
@@ -96,7 +98,7 @@ Place find_place(const fs::path& path) {
 image::PreprocessSpec usual_preprocess(const std::string& model_name, const models::ModelConfig& config) {
   image::PreprocessSpec spec;
   spec.size = config.vision_cfg.image_size;
-  if (config.vision_cfg.is_siglip()) {
+  if (config.vision_cfg.is_timm()) {
     spec.mean = spec.std = {0.5F, 0.5F, 0.5F};
     spec.resize_mode = image::ResizeMode::squash;
   } else if (model_name.find("CLIPA") != std::string::npos) {
@@ -157,8 +159,29 @@ CheckpointSource from_named_model(const CheckpointRequest& request, const fs::pa
   return source;
 }
 
-/// Weights alone: only OpenAI's say enough about themselves.
+/// A LiT or SigLIP model of Google's: sizes and settings are told by the file, as are those of its tokenizer.
+CheckpointSource from_two_towers(const fs::path& file, std::vector<LazyTensor> tensors) {
+  auto weights = models::two_tower_weights(std::move(tensors));
+  CheckpointSource source;
+  source.format = weights.format;
+  source.config = std::move(weights.config);
+  const bool is_lit = !source.config.init_logit_bias;
+  if (is_lit) source.config.text_cfg = detail::with_lit_tokenizer(source.config.text_cfg);
+  if (!is_lit) source.config.text_cfg.hf_tokenizer_name = "siglip";
+  source.tensors = std::move(weights.tensors);
+  source.preprocess = detail::google_preprocess(source.config.vision_cfg.image_size);
+  source.folder = file;
+  return source;
+}
+
+/// Weights alone: only OpenAI's and Google's say enough about themselves.
 CheckpointSource from_weights_alone(const fs::path& file) {
+  if (detail::is_google_file(file)) {
+    auto tensors = models::without_training_state(open_tensor_file(file).tensors);
+    if (models::has_two_towers(tensors)) return from_two_towers(file, std::move(tensors));
+    throw CheckpointError(fmt::format(
+        "[{}] holds one tower, not a model: it can be image.checkpoint or text.checkpoint of a run", file.string()));
+  }
   const auto weights = open_weights(file);
   if (!detail::is_openai(weights)) {
     throw CheckpointError(
@@ -190,6 +213,27 @@ CheckpointSource find_out(const CheckpointRequest& request, const Place& place) 
                   place.folder.string(), kConfigFile, kHfConfigFile));
 }
 
+/// A vocabulary that has the name of the weights, as Google publishes them, or a folder with usual names.
+struct TokenizerFiles {
+  fs::path folder;
+  fs::path own;  ///< "": none
+};
+
+void copy_replacing(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::copy_file(from, to, fs::copy_options::overwrite_existing, error);
+  if (error) throw CheckpointError(fmt::format("[{}] can't be copied: {}", from.string(), error.message()));
+}
+
+TokenizerFiles tokenizer_files_of(const fs::path& place) {
+  if (place.extension() != ".npz") return {place, {}};
+  for (const char* extension : {".txt", ".model"}) {
+    auto file = place;
+    if (fs::exists(file.replace_extension(extension))) return {place.parent_path(), file};
+  }
+  return {place.parent_path(), {}};
+}
+
 /// Whether the request asks for a model of other sizes than the weights may have.
 bool may_resize(const CheckpointRequest& request) {
   return !request.model.empty() || request.config || request.image_size || request.context_length;
@@ -200,7 +244,8 @@ bool may_resize(const CheckpointRequest& request) {
 CheckpointSource open_checkpoint(const CheckpointRequest& request) {
   const auto place = find_place(request.path);
   auto source = find_out(request, place);
-  source.folder = place.folder;
+  const bool is_google = !source.folder.empty();
+  if (!is_google) source.folder = place.folder;
   const auto layout = models::detect_layout(source.tensors);
   source.tensors = models::to_open_clip_names(std::move(source.tensors), layout, source.config.custom_text);
   auto& config = source.config;
@@ -209,7 +254,8 @@ CheckpointSource open_checkpoint(const CheckpointRequest& request) {
   source.preprocess.size = config.vision_cfg.image_size;
   models::validate(config);
   if (may_resize(request)) {
-    const auto resized = models::fit_positions(source.tensors, config, request.position_resize);
+    const auto mode = is_google ? models::PositionResize::bilinear : request.position_resize;
+    const auto resized = models::fit_positions(source.tensors, config, mode);
     for (const auto& name : resized) {
       log(LogLevel::info, fmt::format("[{}] {} is resized to the model's size", request.path.string(), name));
     }
@@ -219,22 +265,31 @@ CheckpointSource open_checkpoint(const CheckpointRequest& request) {
 
 std::shared_ptr<const text::Tokenizer> open_tokenizer(const models::ModelConfig& config, const fs::path& folder) {
   const auto& text = config.text_cfg;
-  return text::open_tokenizer({.folder = folder,
+  const auto files = tokenizer_files_of(folder);
+  return text::open_tokenizer({.folder = files.folder,
+                               .file = files.own,
                                .context_length = text.context_length,
                                .vocab_size = text.vocab_size,
                                .hf_tokenizer_name = text.hf_tokenizer_name,
                                .clean = text.tokenizer_clean,
-                               .strip_sep_token = text.tokenizer_strip_sep});
+                               .strip_sep_token = text.tokenizer_strip_sep,
+                               .policy = text.tokenizer_policy});
 }
 
 std::vector<std::string> copy_tokenizer_files(const fs::path& from, const fs::path& to) {
   std::vector<std::string> copied;
+  const auto files = tokenizer_files_of(from);
+  if (!files.own.empty()) {
+    const char* name = files.own.extension() == ".txt" ? "vocab.txt" : "spiece.model";
+    copy_replacing(files.own, to / name);
+    return {name};
+  }
   for (const char* name : {"spiece.model", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "tokenizer.json",
                            "tokenizer_config.json", "special_tokens_map.json"}) {
     std::error_code error;
-    if (from.empty() || !fs::is_regular_file(from / name, error) || fs::equivalent(from, to, error)) continue;
-    fs::copy_file(from / name, to / name, fs::copy_options::overwrite_existing, error);
-    if (error) throw CheckpointError(fmt::format("[{}] can't be copied: {}", (from / name).string(), error.message()));
+    if (files.folder.empty() || !fs::is_regular_file(files.folder / name, error)) continue;
+    if (fs::equivalent(files.folder, to, error)) continue;
+    copy_replacing(files.folder / name, to / name);
     copied.emplace_back(name);
   }
   return copied;

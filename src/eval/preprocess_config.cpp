@@ -17,6 +17,8 @@ using image::Interpolation;
 using image::PreprocessSpec;
 using image::ResizeMode;
 
+constexpr double kSmallestCropFraction = 0.05;
+
 /// preprocess_cfg as open_clip writes it: also with keys that say what the model's config says.
 struct PreprocessFields {
   std::vector<double> mean;
@@ -26,6 +28,8 @@ struct PreprocessFields {
   int64_t fill_color = 0;
   std::string mode = "RGB";
   ConfigNode size;
+  bool antialias = true;
+  double crop_fraction = 1.0;
 
   template <typename Fields>
   void fields(Fields& f) {
@@ -36,6 +40,8 @@ struct PreprocessFields {
     f("fill_color", fill_color, between(0, 255));
     f("mode", mode, one_of({"RGB"}));
     f("size", size);
+    f("antialias", antialias);
+    f("crop_fraction", crop_fraction, between(kSmallestCropFraction, 1));
   }
 
   void validate(const OptionScope& scope) const {
@@ -44,6 +50,10 @@ struct PreprocessFields {
     for (const double value : std) {
       if (value <= 0) scope.fail("std", "must be greater than 0");
     }
+    const bool is_longest = resize_mode == "longest";
+    if (!antialias && interpolation != "bilinear") scope.fail("antialias", "false needs interpolation bilinear");
+    if (!antialias && is_longest) scope.fail("antialias", "false needs resize_mode shortest or squash");
+    if (crop_fraction < 1 && is_longest) scope.fail("crop_fraction", "needs resize_mode shortest or squash");
   }
 };
 
@@ -171,6 +181,10 @@ ConfigNode to_node(const PreprocessSpec& preprocess) {
   if (preprocess.fill_color != 0) {
     node.add("fill_color", ConfigNode::make_scalar(std::to_string(preprocess.fill_color)));
   }
+  if (!preprocess.antialias) node.add("antialias", ConfigNode::make_scalar("false"));
+  if (preprocess.crop_fraction != 1) {
+    node.add("crop_fraction", ConfigNode::make_scalar(fmt::format("{}", preprocess.crop_fraction)));
+  }
   return node;
 }
 
@@ -187,6 +201,8 @@ PreprocessSpec load_preprocess(const ConfigNode& node, int64_t image_size) {
     if (fields.resize_mode == name_of(value)) spec.resize_mode = value;
   }
   spec.fill_color = static_cast<uint8_t>(fields.fill_color);
+  spec.antialias = fields.antialias;
+  spec.crop_fraction = fields.crop_fraction;
   return spec;
 }
 
@@ -197,6 +213,10 @@ PreprocessSpec load_hf_preprocess(const ConfigNode& node, int64_t image_size) {
 ConfigNode to_hf_preprocess(const PreprocessSpec& preprocess) {
   if (preprocess.resize_mode == ResizeMode::longest) {
     throw ConfigError("[convert] transformers' CLIPImageProcessor has no resize_mode longest");
+  }
+  if (!preprocess.antialias) throw ConfigError("[convert] transformers' CLIPImageProcessor has no antialias false");
+  if (preprocess.crop_fraction != 1) {
+    throw ConfigError("[convert] crop_fraction is not supported in preprocessor_config.json");
   }
   const auto scalar = [](const std::string& text) { return ConfigNode::make_scalar(text); };
   const auto size = scalar(std::to_string(preprocess.size));

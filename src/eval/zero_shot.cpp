@@ -11,21 +11,12 @@
 #include "contrastive/models/precision.h"
 #include "contrastive/text/prompts.h"
 
+#include "eval/eval_mode.h"
+
 namespace contrastive::eval {
 namespace {
 
-/// Eval mode for the life of the object.
-class EvalMode {
- public:
-  explicit EvalMode(models::ClipModel& model) : model_(model), was_training_(model->is_training()) { model_->eval(); }
-  ~EvalMode() { model_->train(was_training_); }
-  EvalMode(const EvalMode&) = delete;
-  EvalMode& operator=(const EvalMode&) = delete;
-
- private:
-  models::ClipModel& model_;
-  bool was_training_;
-};
+using detail::EvalMode;
 
 torch::Device device_of(const models::ClipModel& model) {
   return model->logit_scale.device();
@@ -69,6 +60,20 @@ torch::Tensor encode_prompts(models::ClipModel& model, const text::Tokenizer& to
   return at::cat(features);
 }
 
+/// Class names and templates as the options want them.
+struct ClassifierTexts {
+  std::vector<std::string> class_names;
+  std::vector<std::string> templates;
+};
+
+ClassifierTexts classifier_texts(const data::ClassificationSet& set, const ZeroShotOptions& options) {
+  ClassifierTexts texts{set.class_names, options.prompts.empty() ? set.templates : text::prompt_set(options.prompts)};
+  if (!options.canonicalize) return texts;
+  for (auto& name : texts.class_names) name = text::canonicalize_class_name(name);
+  for (auto& prompt_template : texts.templates) prompt_template = text::canonicalize_template(prompt_template);
+  return texts;
+}
+
 }  // namespace
 
 torch::Tensor average_prompts(const torch::Tensor& prompt_features) {
@@ -90,6 +95,13 @@ torch::Tensor build_classifier(models::ClipModel& model, const text::Tokenizer& 
   const auto all = encode_prompts(model, tokenizer, prompts, options, group);  // [C * T, E]
   return average_prompts(
       all.view({static_cast<int64_t>(class_names.size()), static_cast<int64_t>(templates.size()), all.size(1)}));
+}
+
+torch::Tensor set_classifier(models::ClipModel& model, const text::Tokenizer& tokenizer,
+                             const data::ClassificationSet& set, const ZeroShotOptions& options,
+                             const distributed::ProcessGroup& group) {
+  const auto texts = classifier_texts(set, options);
+  return build_classifier(model, tokenizer, texts.class_names, texts.templates, options, group);
 }
 
 ZeroShotMeter::ZeroShotMeter(int64_t num_classes)
@@ -132,7 +144,7 @@ ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const image::Prepro
   const torch::NoGradGuard no_grad;
   const EvalMode eval_mode(model);
   const auto device = device_of(model);
-  const auto classifier = build_classifier(model, tokenizer, set.class_names, set.templates, options, group);  // [C, E]
+  const auto classifier = set_classifier(model, tokenizer, set, options, group);  // [C, E]
   data::EvaluationLoader loader(*set.source, preprocess, options.batch_size, options.workers, group.rank(),
                                 group.size());
   ZeroShotMeter meter(classifier.size(0));

@@ -43,4 +43,7 @@ void resample_grey16(const PixelView& source, int64_t width, int64_t height, con
 /// crop(resize(image, width, height, interpolation), part) without computing the rest.
 Image resize_part(const Image& image, int64_t width, int64_t height, const Box& part, Interpolation interpolation);
 
+/// The same of resize_without_antialias.
+Image resize_part_without_antialias(const Image& image, int64_t width, int64_t height, const Box& part);
+
 }  // namespace contrastive::image::detail

@@ -1,6 +1,7 @@
 #include "contrastive/image/resize.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -92,7 +93,56 @@ void check_target(const Image& image, int64_t width, int64_t height) {
       fmt::format("[resize] {} x {} to {} x {}: sides must be at least 1", image.width, image.height, width, height));
 }
 
+/// The two inputs that an output of one axis lies between, and its share of the way to the second.
+struct Neighbours {
+  int64_t lower;
+  int64_t upper;
+  float share;
+};
+
+/// Of outputs [begin, begin + count), in TensorFlow's order of operations.
+std::vector<Neighbours> neighbours(int64_t in_size, int64_t out_size, int64_t begin, int64_t count) {
+  const float scale = static_cast<float>(in_size) / static_cast<float>(out_size);
+  std::vector<Neighbours> all;
+  for (int64_t i = begin; i < begin + count; ++i) {
+    const float scaled = (static_cast<float>(i) + 0.5F) * scale;
+    const float place = scaled - 0.5F, below = std::floor(place);
+    all.push_back({std::max<int64_t>(static_cast<int64_t>(below), 0),
+                   std::min(static_cast<int64_t>(std::ceil(place)), in_size - 1), place - below});
+  }
+  return all;
+}
+
+float between(float first, float second, float share) {
+  const float distance = (second - first) * share;
+  return first + distance;
+}
+
 }  // namespace
+
+Image detail::resize_part_without_antialias(const Image& image, int64_t width, int64_t height, const Box& part) {
+  check_target(image, width, height);
+  if (image.mode != PixelMode::rgb) throw Error("[resize_without_antialias] the image must be RGB");
+  const auto columns = neighbours(image.width, width, part.left, part.width);
+  auto out = empty_image(image, part);
+  uint8_t* pixel = out.pixels.data();
+  for (const auto& row : neighbours(image.height, height, part.top, part.height)) {
+    const uint8_t *upper_row = image.row(row.lower), *lower_row = image.row(row.upper);
+    for (const auto& column : columns) {
+      for (int64_t c = 0; c < 3; ++c) {
+        const auto left = column.lower * 3 + c, right = column.upper * 3 + c;
+        const float above = between(upper_row[left], upper_row[right], column.share);
+        const float below = between(lower_row[left], lower_row[right], column.share);
+        *pixel++ = static_cast<uint8_t>(between(above, below, row.share));
+      }
+    }
+  }
+  return out;
+}
+
+Image resize_without_antialias(const Image& image, int64_t width, int64_t height) {
+  return detail::resize_part_without_antialias(image, width, height, {0, 0, width, height});
+}
 
 Image detail::resize_part(const Image& image, int64_t width, int64_t height, const Box& part,
                           Interpolation interpolation) {

@@ -29,11 +29,16 @@ Box centre(int64_t width, int64_t height, int64_t size) {
   return {offset(width), offset(height), size, size};
 }
 
+/// The side that is resized to before the centre crop.
+int64_t resized_side(const PreprocessSpec& spec) {
+  return static_cast<int64_t>(std::floor(static_cast<double>(spec.size) / spec.crop_fraction));
+}
+
 Image shortest_to_square(const Image& image, const PreprocessSpec& spec) {
-  const auto shorter = std::min(image.width, image.height);
+  const auto shorter = std::min(image.width, image.height), target = resized_side(spec);
   const auto scaled = [&](int64_t side) {
-    return side == shorter ? spec.size
-                           : static_cast<int64_t>(static_cast<double>(spec.size * side) / static_cast<double>(shorter));
+    return side == shorter ? target
+                           : static_cast<int64_t>(static_cast<double>(target * side) / static_cast<double>(shorter));
   };
   const auto width = scaled(image.width);
   const auto height = scaled(image.height);
@@ -67,14 +72,32 @@ Image longest_to_square(const Image& image, const PreprocessSpec& spec) {
   return square;
 }
 
+Image squash_to_square(const Image& image, const PreprocessSpec& spec) {
+  const auto side = resized_side(spec);
+  return detail::resize_part(image, side, side, centre(side, side, spec.size), spec.interpolation);
+}
+
+/// What Google's programs do: see PreprocessSpec::antialias.
+Image to_square_without_antialias(const Image& image, const PreprocessSpec& spec) {
+  auto width = resized_side(spec), height = width;
+  if (spec.resize_mode == ResizeMode::shortest) {
+    const float ratio = static_cast<float>(width) / static_cast<float>(std::min(image.width, image.height));
+    width = round_half_even(static_cast<float>(image.width) * ratio);
+    height = round_half_even(static_cast<float>(image.height) * ratio);
+  }
+  return detail::resize_part_without_antialias(
+      to_rgb(image), width, height, {(width - spec.size) / 2, (height - spec.size) / 2, spec.size, spec.size});
+}
+
 Image to_square(const Image& image, const PreprocessSpec& spec) {
+  if (!spec.antialias) return to_square_without_antialias(image, spec);
   switch (spec.resize_mode) {
     case ResizeMode::shortest:
       return shortest_to_square(image, spec);
     case ResizeMode::longest:
       return longest_to_square(image, spec);
     case ResizeMode::squash:
-      return resize(image, spec.size, spec.size, spec.interpolation);
+      return squash_to_square(image, spec);
   }
   CONTRASTIVE_INTERNAL_ASSERT(false);
   return {};
@@ -118,6 +141,21 @@ void check_size_argument(const char* operation, int64_t size) {
   if (size < 1) throw Error(fmt::format("[{}] size must be at least 1, but is {}", operation, size));
 }
 
+void check_spec(const PreprocessSpec& spec) {
+  check_size_argument("preprocess_for_evaluation", spec.size);
+  if (!(spec.crop_fraction > 0 && spec.crop_fraction <= 1)) {
+    throw Error(
+        fmt::format("[preprocess_for_evaluation] crop_fraction must be in (0, 1], but is {}", spec.crop_fraction));
+  }
+  const bool crops = spec.resize_mode != ResizeMode::longest;
+  if (!crops && (spec.crop_fraction < 1 || !spec.antialias)) {
+    throw Error("[preprocess_for_evaluation] crop_fraction and antialias false need resize_mode shortest or squash");
+  }
+  if (!spec.antialias && spec.interpolation != Interpolation::bilinear) {
+    throw Error("[preprocess_for_evaluation] antialias false needs bilinear interpolation");
+  }
+}
+
 void check_output(const char* operation, int64_t size, std::span<uint8_t> out) {
   check_size_argument(operation, size);
   if (static_cast<int64_t>(out.size()) == size * size * 3) return;
@@ -127,6 +165,17 @@ void check_output(const char* operation, int64_t size, std::span<uint8_t> out) {
 
 void resample_square(const detail::PixelView& source, int64_t size, std::span<uint8_t> out) {
   detail::resample(source, 3, size, size, {0, 0, size, size}, Interpolation::bicubic, out.data());
+}
+
+void square_without_crop(const Image& image, int64_t size, const TrainCropOptions& options, std::span<uint8_t> out) {
+  if (options.evaluation.size != size) {
+    throw Error(
+        fmt::format("[crop_for_training] without a crop, size must be that of the evaluation preprocessing, {}, "
+                    "but is {}",
+                    options.evaluation.size, size));
+  }
+  const auto square = preprocess_for_evaluation(image, options.evaluation);
+  std::copy(square.pixels.begin(), square.pixels.end(), out.begin());
 }
 
 /// Decodes what `box` needs into this thread's scratch.
@@ -144,7 +193,7 @@ detail::PixelView read_region(detail::JpegReader& reader, const Box& box) {
 }  // namespace
 
 Image preprocess_for_evaluation(const Image& image, const PreprocessSpec& spec) {
-  check_size_argument("preprocess_for_evaluation", spec.size);
+  check_spec(spec);
   return to_rgb(to_square(image, spec));
 }
 
@@ -157,6 +206,8 @@ Box draw_train_crop(int64_t width, int64_t height, const TrainCropOptions& optio
       return draw_random_resized(width, height, options, random);
     case TrainCrop::random_square:
       return draw_random_square(width, height, random);
+    case TrainCrop::none:
+      return {0, 0, width, height};
   }
   CONTRASTIVE_INTERNAL_ASSERT(false);
   return {};
@@ -165,7 +216,8 @@ Box draw_train_crop(int64_t width, int64_t height, const TrainCropOptions& optio
 void decode_for_training(std::span<const uint8_t> bytes, int64_t size, const TrainCropOptions& options,
                          RandomStream& random, std::span<uint8_t> out, const DecodeLimits& limits) {
   check_output("decode_for_training", size, out);
-  if (detail::recognise_format(bytes) == detail::Format::jpeg) {
+  const bool needs_a_part = options.kind != TrainCrop::none;
+  if (needs_a_part && detail::recognise_format(bytes) == detail::Format::jpeg) {
     detail::JpegReader reader(bytes);
     const auto info = reader.info();
     detail::check_size("JPEG", info.width, info.height, limits);
@@ -180,6 +232,7 @@ void crop_for_training(const Image& image, int64_t size, const TrainCropOptions&
                        std::span<uint8_t> out) {
   check_output("crop_for_training", size, out);
   if (image.mode != PixelMode::rgb) return crop_for_training(to_rgb(image), size, options, random, out);
+  if (options.kind == TrainCrop::none) return square_without_crop(image, size, options, out);
   const auto box = draw_train_crop(image.width, image.height, options, random);
   resample_square(detail::view_of(image, box), size, out);
 }

@@ -38,8 +38,8 @@ struct Softmax {
 class SoftmaxLoss {
  public:
   SoftmaxLoss(const torch::Tensor& image, const torch::Tensor& text, const torch::Tensor& scale,
-              const distributed::ProcessGroup& group)
-      : batch_(image, text, scale.scalar_type(), group), scale_(scale) {}
+              const detail::NeededGradients& needed, const distributed::ProcessGroup& group)
+      : batch_(image, text, scale.scalar_type(), needed, group), scale_(scale) {}
 
   ContrastiveLossOutput forward() {
     shift_ = common_shift();
@@ -49,8 +49,9 @@ class SoftmaxLoss {
                  filled({rows}, 0)};
     column_sums_ = {filled({columns}, batch_.lowest()), filled({columns}, 0)};
     for (const auto& place : batch_.places()) {
-      detail::add_softmax_statistics(batch_.products(place), scale_, shift_, part_of_rows(place),
-                                     part_of_columns(place));
+      const auto tile = batch_.products(place);
+      detail::add_softmax_statistics(tile, scale_, shift_, part_of_rows(place), part_of_columns(place));
+      batch_.add_accuracy_statistics(place, tile, scale_);
     }
     finish_rows();
     finish_columns();
@@ -59,7 +60,7 @@ class SoftmaxLoss {
   }
 
   /// Of the loss that forward() returned.
-  detail::FeatureGradients backward(const detail::NeededGradients& needed) {
+  detail::FeatureGradients backward() {
     const auto row_factor = row_.total.reciprocal(), column_factor = column_.total.reciprocal();
     const auto own_weights = (row_.doubt + column_.doubt).neg_();
     // Backwards, as the products of the last tiles are still there.
@@ -71,9 +72,9 @@ class SoftmaxLoss {
       const auto tile = batch_.products(*place);
       detail::products_to_weights(tile, scale_, shift_, {of_rows(row_.reference), of_rows(row_factor)},
                                   {of_columns(column_.reference), of_columns(column_factor)}, of_rows(own_weights));
-      batch_.add_gradients(*place, tile.products, needed);
+      batch_.add_gradients(*place, tile.products);
     }
-    return batch_.take_gradients(scale_, 0.5 / static_cast<double>(batch_.all_rows()), needed);
+    return batch_.take_gradients(scale_, 0.5 / static_cast<double>(batch_.all_rows()));
   }
 
  private:
@@ -82,7 +83,7 @@ class SoftmaxLoss {
     const auto largest_norm = [](const torch::Tensor& features) {
       return at::linalg_vector_norm(features, 2, 1).max();
     };
-    const auto norms = at::stack({largest_norm(batch_.image()), largest_norm(batch_.text())});
+    const auto norms = at::stack({largest_norm(batch_.row_features()), largest_norm(batch_.column_features())});
     batch_.all_reduce(norms, ReduceOp::max);
     const auto bound = norms.prod() * scale_.abs() * kRoundingRoom;
     return bound.masked_fill(bound.ge(kLargestShiftedSpan / 2).logical_or_(bound.isnan()),
@@ -96,7 +97,7 @@ class SoftmaxLoss {
     row_ = softmax_of(joint, others + (row_sums_.own - joint).exp_(), others, joint);
   }
 
-  /// Each rank has summed its images' part of every column, and knows the own pairs of its texts.
+  /// Each rank has summed its rows' part of every column, and knows the own pairs of its columns.
   void finish_columns() {
     const auto begin = batch_.first_row(), size = batch_.rows();
     const auto reference = at::where(shift_.isfinite(), shift_, column_sums_.maximum);
@@ -146,10 +147,10 @@ class ContrastiveLossFunction : public torch::autograd::Function<ContrastiveLoss
                                                 const detail::NeededGradients& needed,
                                                 const distributed::ProcessGroup& group) {
     const auto dtype = at::promote_types(image.scalar_type(), at::kFloat);
-    SoftmaxLoss softmax(image, text, scale.to(dtype), group);
+    SoftmaxLoss softmax(image, text, scale.to(dtype), needed, group);
     const auto output = softmax.forward();
     if (needed.any()) {
-      const auto gradients = softmax.backward(needed);
+      const auto gradients = softmax.backward();
       context->save_for_backward({gradients.image, gradients.text, gradients.scale});
     }
     context->mark_non_differentiable({output.accuracy});
@@ -170,9 +171,9 @@ ContrastiveLossOutput contrastive_loss(const torch::Tensor& image_features, cons
                                        const torch::Tensor& logit_scale, const distributed::ProcessGroup& group) {
   detail::check_features(kOperation, image_features, text_features);
   detail::check_scalar(kOperation, "logit_scale", logit_scale, image_features);
-  detail::check_same_shape(kOperation, image_features, group);
-  const models::AutocastGuard no_autocast(image_features.device().type(), /*bf16=*/false);
   const auto needed = detail::needed_gradients(image_features, text_features, {logit_scale});
+  detail::check_same_on_all_ranks(kOperation, image_features, needed, group);
+  const models::AutocastGuard no_autocast(image_features.device().type(), /*bf16=*/false);
   const auto output = ContrastiveLossFunction::apply(image_features, text_features, logit_scale, needed, group);
   return {output[0], output[1]};
 }

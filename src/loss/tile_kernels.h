@@ -9,10 +9,10 @@
 // are scalars that stay on the device: nothing here waits for a GPU.
 namespace contrastive::loss::detail {
 
-/// Products of images (rows) and texts (columns). The logit of a pair is scale * product (+ bias).
+/// Products of rows (images or texts) and columns (the others). The logit of a pair is scale * product (+ bias).
 struct Tile {
   torch::Tensor products;  ///< [R, C]
-  int64_t own;             ///< the own text of row i is column own + i, which may lie outside the tile
+  int64_t own;             ///< the own pair of row i is in column own + i, which may lie outside the tile
 };
 
 /// Of a tile's rows: what is summed over their logits without the own pair's. Every tile of a row adds to it.
@@ -52,6 +52,15 @@ struct SigmoidStatistics {
 /// Adds a tile to its rows' statistics and replaces products by the derivatives of the loss by the logits.
 void products_to_slopes(const Tile& tile, const torch::Tensor& scale, const torch::Tensor& bias,
                         const SigmoidStatistics& rows);
+
+/// Of a tile's columns: scale * product of the own pair, and the largest in rows before and after that of the own pair;
+/// kLowest at first.
+struct ColumnMaxima {
+  torch::Tensor own, before, after;  ///< [C]
+};
+
+/// Adds a tile to its columns' maxima. In a file of its own, as it is made of LibTorch's operations on every device.
+void add_column_maxima(const Tile& tile, const torch::Tensor& scale, const ColumnMaxima& maxima);
 
 namespace cuda {  // these throw in a build without CUDA
 

@@ -170,6 +170,8 @@ ModelConfig siglip_from(const Section& text_section, const Section& vision_secti
   config.init_logit_bias = -10.0;
   config.vision_cfg = vision_from(vision, vision_section, 16);
   config.vision_cfg.timm_model_name = nearest_timm_name(config.vision_cfg);
+  config.vision_cfg.class_token = false;
+  config.vision_cfg.pool_type = "map";
   config.text_cfg = text_from(text, text_section, 64, 32000);
   config.text_cfg.no_causal_mask = true;
   config.text_cfg.pool_type = "last";

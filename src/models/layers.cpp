@@ -31,9 +31,9 @@ void set_affine_to_identity(torch::Tensor& weight, torch::Tensor& bias) {
 
 }  // namespace
 
-LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, torch::Device device) {
+LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, torch::Device device, bool has_bias) {
   weight = register_parameter("weight", at::empty({out_features, in_features}, device));
-  bias = register_parameter("bias", at::empty({out_features}, device));
+  if (has_bias) bias = register_parameter("bias", at::empty({out_features}, device));
 }
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) const {
@@ -42,7 +42,7 @@ torch::Tensor LinearImpl::forward(const torch::Tensor& x) const {
 
 void LinearImpl::reset_parameters(at::Generator& generator) {
   draw_uniform_by_fan_in(weight, weight.size(1), generator);
-  draw_uniform_by_fan_in(bias, weight.size(1), generator);
+  if (bias.defined()) draw_uniform_by_fan_in(bias, weight.size(1), generator);
 }
 
 LayerNormImpl::LayerNormImpl(int64_t width, torch::Device device, double eps) : eps_(eps) {

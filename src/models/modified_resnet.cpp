@@ -66,12 +66,11 @@ AttentionPool2dImpl::AttentionPool2dImpl(int64_t side, int64_t channels, int64_t
   c_proj = register_module("c_proj", Linear(channels, embed_dim, device));
 }
 
-torch::Tensor AttentionPool2dImpl::forward(const torch::Tensor& x) const {
+torch::Tensor AttentionPool2dImpl::forward_features(const torch::Tensor& x) const {
   const auto places = x.flatten(2).transpose(1, 2);  // [B, h w, C]
   const auto tokens = at::cat({places.mean(1, /*keepdim=*/true), places}, 1) + positional_embedding.to(x.scalar_type());
-  const auto pooled = detail::single_query_attention(q_proj->forward(tokens.select(1, 0)), k_proj->forward(tokens),
-                                                     v_proj->forward(tokens), heads_, {});
-  return c_proj->forward(pooled);  // [B, E]
+  return detail::single_query_attention(q_proj->forward(tokens.select(1, 0)), k_proj->forward(tokens),
+                                        v_proj->forward(tokens), heads_, {});  // [B, C]
 }
 
 void AttentionPool2dImpl::reset_parameters(at::Generator& generator) {
@@ -85,7 +84,7 @@ void AttentionPool2dImpl::reset_parameters(at::Generator& generator) {
 }
 
 ModifiedResNetImpl::ModifiedResNetImpl(const VisionConfig& config, int64_t embed_dim, torch::Device device)
-    : ImageTowerImpl(config.image_size) {
+    : ImageTowerImpl(config.image_size, config.output_width()) {
   const auto width = config.width;
   conv1 = register_module("conv1", Conv2d(3, width / 2, 3, 2, device));
   bn1 = register_module("bn1", BatchNorm2d(width / 2, device));
@@ -116,7 +115,7 @@ torch::Tensor ModifiedResNetImpl::stem(const torch::Tensor& images) {
   return at::avg_pool2d(x, 2);  // [B, width, H / 4, W / 4]
 }
 
-torch::Tensor ModifiedResNetImpl::forward(const torch::Tensor& images) {
+torch::Tensor ModifiedResNetImpl::forward_features(const torch::Tensor& images) {
   check_images(images);
   // Convolutions of both devices' libraries work in this layout; others are converted on the way in and out of each.
   auto x = stem(images.to(conv1->weight.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast));
@@ -124,7 +123,14 @@ torch::Tensor ModifiedResNetImpl::forward(const torch::Tensor& images) {
     x = detail::run_block(checkpoint_, *block, x,
                           [kept = block.ptr()](const torch::Tensor& y) { return kept->forward(y); });
   }
-  return attnpool->forward(x);
+  return attnpool->forward_features(x);
+}
+
+int64_t ModifiedResNetImpl::layer_group(const std::string& name) const {
+  if (name.starts_with("attnpool.c_proj.")) return kHeadGroup;
+  if (name.starts_with("attnpool.")) return num_layer_groups() - 1;
+  const std::string stage = "layer";
+  return name.starts_with(stage) ? name[stage.size()] - '0' : 0;
 }
 
 void ModifiedResNetImpl::reset_parameters(at::Generator& generator) {

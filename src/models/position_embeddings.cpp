@@ -77,7 +77,7 @@ std::vector<std::string> fit_positions(std::vector<LazyTensor>& tensors, const M
     if (tensor.name == "visual.positional_embedding" || tensor.name == "visual.attnpool.positional_embedding") {
       changed = fit_image(tensor, 0, /*prefix=*/1, grid, mode);
     } else if (tensor.name == "visual.trunk.pos_embed") {
-      changed = fit_image(tensor, 1, /*prefix=*/0, grid, mode);
+      changed = fit_image(tensor, 1, /*prefix=*/vision.class_token ? 1 : 0, grid, mode);
     } else if (tensor.name == "positional_embedding" || tensor.name == "text.positional_embedding") {
       changed = fit_text(tensor, config.text_cfg.context_length);
     }

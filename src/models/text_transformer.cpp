@@ -7,6 +7,9 @@
 
 #include "contrastive/models/precision.h"
 
+#include "models/layer_groups.h"
+#include "models/timm_names.h"
+
 namespace contrastive::models {
 
 TokenEmbeddingImpl::TokenEmbeddingImpl(int64_t vocab_size, int64_t width, torch::Device device) {
@@ -19,75 +22,81 @@ torch::Tensor TokenEmbeddingImpl::forward(const torch::Tensor& tokens) const {
 
 TextTransformerImpl::TextTransformerImpl(const TextConfig& config, int64_t embed_dim, Activation activation,
                                          torch::Device device)
-    : config_(config) {
+    : TextTowerImpl(config) {
   const auto width = config.width;
   positional_embedding = register_parameter("positional_embedding", at::empty({config.context_length, width}, device));
   const bool is_matrix = config.proj_type == "linear" && !config.proj_bias;
   if (is_matrix) text_projection = register_parameter("text_projection", at::empty({width, embed_dim}, device));
-  transformer = register_module("transformer", Transformer(TransformerOptions{.width = width,
-                                                                              .layers = config.layers,
-                                                                              .heads = config.heads,
-                                                                              .mlp_ratio = config.mlp_ratio,
-                                                                              .activation = activation,
-                                                                              .causal = !config.no_causal_mask,
-                                                                              .norm_eps = config.norm_eps,
-                                                                              .ls_init_value = config.ls_init_value},
-                                                           device));
+  const TransformerOptions options{.width = width,
+                                   .layers = config.layers,
+                                   .heads = config.heads,
+                                   .mlp_ratio = config.mlp_ratio,
+                                   .activation = activation,
+                                   .causal = !config.no_causal_mask,
+                                   .norm_eps = config.norm_eps,
+                                   .ls_init_value = config.ls_init_value};
+  transformer = register_module("transformer", Transformer(options, device));
   token_embedding = register_module("token_embedding", TokenEmbedding(config.vocab_size, width, device));
   ln_final = register_module("ln_final", LayerNorm(width, device, config.norm_eps));
+  if (config.pool_type == "map") attn_pool = register_module("attn_pool", AttentionPoolLatent(options, device));
   if (config.proj_type == "linear" && config.proj_bias) {
     text_projection_linear = register_module("text_projection", Linear(width, embed_dim, device));
   }
 }
 
-torch::Tensor TextTransformerImpl::forward(const torch::Tensor& tokens) const {
+torch::Tensor TextTransformerImpl::forward_features(const torch::Tensor& tokens) {
   check_tokens(tokens);
+  if (attn_pool) return attn_pool->forward(ln_final->forward(transformer->forward(embed(tokens))));
   auto ids = tokens;
   auto positions = pooled_positions(tokens);
   // Nothing before the end token sees what is behind it, and only the end token is read.
-  const bool reads_an_end = config_.pool_type == "argmax" || config_.pool_type == "eos";
-  if (tokens.is_cpu() && reads_an_end && !config_.no_causal_mask && tokens.size(0) > 0) {
+  const bool reads_an_end = config().pool_type == "argmax" || config().pool_type == "eos";
+  if (tokens.is_cpu() && reads_an_end && !config().no_causal_mask && tokens.size(0) > 0) {
     ids = ids.narrow(1, 0, positions.max().item<int64_t>() + 1);
   }
-  const auto device = positional_embedding.device();
-  ids = ids.to(device);
-  positions = positions.to(device);
-
-  auto x = token_embedding->forward(ids) + positional_embedding.narrow(0, 0, ids.size(1));  // [B, T, D]
-  x = transformer->forward_pooled(x.to(compute_dtype(x)), positions);                       // [B, D]
-  return project(ln_final->forward(x));                                                     // [B, E]
+  positions = positions.to(positional_embedding.device());
+  return ln_final->forward(transformer->forward_pooled(embed(ids), positions));  // [B, D]
 }
 
-torch::Tensor TextTransformerImpl::project(const torch::Tensor& x) const {
-  if (text_projection_linear) return text_projection_linear->forward(x);
-  return text_projection.defined() ? x.matmul(text_projection) : x;
+/// Shapes: tokens [B, T] to [B, T, D].
+torch::Tensor TextTransformerImpl::embed(const torch::Tensor& tokens) const {
+  const auto ids = tokens.to(positional_embedding.device());
+  const auto x = token_embedding->forward(ids) + positional_embedding.narrow(0, 0, ids.size(1));
+  return x.to(compute_dtype(x));
 }
 
-void TextTransformerImpl::check_tokens(const torch::Tensor& tokens) const {
-  TORCH_CHECK(tokens.dim() == 2 && tokens.scalar_type() == at::kLong && tokens.size(1) >= 1 &&
-                  tokens.size(1) <= config_.context_length,
-              "[encode_text] tokens must be int64 [B, T] with 1 <= T <= ", config_.context_length,
-              " (the context length), but are ", tokens.scalar_type(), " ", tokens.sizes());
-  if (!tokens.is_cpu() || tokens.numel() == 0) return;
-  const auto [lowest, highest] = tokens.aminmax();
-  TORCH_CHECK(lowest.item<int64_t>() >= 0 && highest.item<int64_t>() < config_.vocab_size,
-              "[encode_text] token ids must be in [0, ", config_.vocab_size, ") (the vocabulary), but range from ",
-              lowest.item<int64_t>(), " to ", highest.item<int64_t>());
+torch::Tensor TextTransformerImpl::project(const torch::Tensor& features) const {
+  if (text_projection_linear) return text_projection_linear->forward(features);
+  return text_projection.defined() ? features.matmul(text_projection) : features;
+}
+
+int64_t TextTransformerImpl::num_layer_groups() const {
+  return detail::num_block_groups(config().layers);
+}
+
+int64_t TextTransformerImpl::layer_group(const std::string& name) const {
+  if (name.starts_with("text_projection")) return kHeadGroup;
+  const bool is_last = name.starts_with("ln_final.") || name.starts_with("attn_pool.");
+  return detail::block_group(name, "transformer.resblocks.", is_last, config().layers);
+}
+
+std::string TextTransformerImpl::checkpoint_name(const std::string& name) const {
+  return name.starts_with("attn_pool.") ? detail::to_timm_name(name) : name;
 }
 
 /// The position that is read, of each row. Shapes: tokens [B, T] to [B].
 torch::Tensor TextTransformerImpl::pooled_positions(const torch::Tensor& tokens) const {
-  if (config_.pool_type == "argmax") return tokens.argmax(1);
-  if (config_.pool_type == "eos") return tokens.eq(*config_.eos_id).to(at::kInt).argmax(1);
-  return at::full({tokens.size(0)}, config_.pool_type == "first" ? 0 : tokens.size(1) - 1, tokens.options());
+  if (config().pool_type == "argmax") return tokens.argmax(1);
+  if (config().pool_type == "eos") return tokens.eq(*config().eos_id).to(at::kInt).argmax(1);
+  return at::full({tokens.size(0)}, config().pool_type == "first" ? 0 : tokens.size(1) - 1, tokens.options());
 }
 
 void TextTransformerImpl::reset_parameters(at::Generator& generator) {
   const at::NoGradGuard no_grad;
-  const auto width = static_cast<double>(config_.width);
+  const auto width = static_cast<double>(config().width);
   const double attn_std = 1.0 / std::sqrt(width), fc_std = 1.0 / std::sqrt(2.0 * width);
   // Matrices that write into the residual stream are the smaller the more of them there are.
-  const double residual_std = attn_std / std::sqrt(2.0 * static_cast<double>(config_.layers));
+  const double residual_std = attn_std / std::sqrt(2.0 * static_cast<double>(config().layers));
   token_embedding->weight.normal_(0, 0.02, generator);
   positional_embedding.normal_(0, 0.01, generator);
   if (text_projection.defined()) text_projection.normal_(0, attn_std, generator);
@@ -104,6 +113,7 @@ void TextTransformerImpl::reset_parameters(at::Generator& generator) {
     draw(block->mlp->c_proj->weight, residual_std);
   }
   ln_final->reset_parameters();
+  if (attn_pool) attn_pool->reset_parameters(generator);
 }
 
 }  // namespace contrastive::models

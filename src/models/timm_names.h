@@ -22,6 +22,11 @@ inline std::string replace_parts(std::string name, const NameParts& parts) {
 inline std::string to_timm_name(const std::string& name) {
   static const NameParts kParts = {{"conv1.", "patch_embed.proj."},
                                    {"positional_embedding", "pos_embed"},
+                                   {"class_embedding", "cls_token"},
+                                   {"ln_pre.", "norm_pre."},
+                                   {"pre_logits.", "pre_logits.fc."},
+                                   {".ls_1.", ".ls1."},
+                                   {".ls_2.", ".ls2."},
                                    {"ln_post.", "norm."},
                                    {"transformer.resblocks.", "blocks."},
                                    {".ln_1.", ".norm1."},

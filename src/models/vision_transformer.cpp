@@ -5,11 +5,13 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "models/layer_groups.h"
+
 namespace contrastive::models {
 
 VisionTransformerImpl::VisionTransformerImpl(const VisionConfig& config, int64_t embed_dim, Activation activation,
                                              torch::Device device)
-    : ImageTowerImpl(config.image_size), config_(config) {
+    : ImageTowerImpl(config.image_size, config.output_width()), config_(config) {
   const auto width = config.width, grid = config.image_size / config.patch_size;
   class_embedding = register_parameter("class_embedding", at::empty({width}, device));
   positional_embedding = register_parameter("positional_embedding", at::empty({1 + grid * grid, width}, device));
@@ -28,9 +30,18 @@ VisionTransformerImpl::VisionTransformerImpl(const VisionConfig& config, int64_t
   ln_post = register_module("ln_post", LayerNorm(width, device, config.norm_eps));
 }
 
-torch::Tensor VisionTransformerImpl::forward(const torch::Tensor& images) {
+torch::Tensor VisionTransformerImpl::forward_features(const torch::Tensor& images) {
   check_images(images);
-  return pool(embed(images)).matmul(proj);  // [B, E]
+  return pool(embed(images));  // [B, D]
+}
+
+int64_t VisionTransformerImpl::num_layer_groups() const {
+  return detail::num_block_groups(config_.layers.front());
+}
+
+int64_t VisionTransformerImpl::layer_group(const std::string& name) const {
+  if (name == "proj") return kHeadGroup;
+  return detail::block_group(name, "transformer.resblocks.", name.starts_with("ln_post."), config_.layers.front());
 }
 
 torch::Tensor VisionTransformerImpl::embed(const torch::Tensor& images) const {

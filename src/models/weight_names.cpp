@@ -246,7 +246,8 @@ void check_hf_clip(const ModelConfig& config) {
   const auto& text = config.text_cfg;
   std::vector<std::string> problems;
   if (vision.is_resnet()) problems.emplace_back("a ResNet");
-  if (vision.is_siglip()) problems.emplace_back("a SigLIP tower");
+  if (vision.is_timm()) problems.emplace_back("an image tower of timm's");
+  if (text.is_bert()) problems.emplace_back("a BERT");
   if (vision.no_ln_pre || vision.pool_type != "tok") problems.emplace_back("CLIPA's image tower");
   if (vision.ls_init_value || text.ls_init_value) problems.emplace_back("LayerScale");
   if (text.no_causal_mask || text.pool_type == "first" || text.pool_type == "last") {
@@ -278,7 +279,7 @@ void check_openai(const ModelConfig& config) {
   if (text.width != text.heads * kOpenAiHeadWidth) {
     problems.push_back(fmt::format("text heads of width {} (always 64)", text.width / text.heads));
   }
-  if (vision.no_ln_pre || vision.pool_type != "tok" || vision.is_siglip() || text.no_causal_mask ||
+  if (vision.no_ln_pre || vision.pool_type != "tok" || vision.is_timm() || text.no_causal_mask ||
       text.pool_type != "argmax" || text.proj_bias || text.proj_type == "none" || config.init_logit_bias ||
       vision.ls_init_value || text.ls_init_value || vision.norm_eps != 1e-5 || text.norm_eps != 1e-5 ||
       (!vision.is_resnet() && vision.mlp_ratio != 4.0) || text.mlp_ratio != 4.0) {

@@ -38,6 +38,7 @@ void check_vocab_size(const Tokenizer& tokenizer, const TokenizerSpec& spec) {
 
 fs::path find_file(const TokenizerSpec& spec, std::initializer_list<const char*> names) {
   std::error_code error;
+  if (!spec.file.empty()) return spec.file;
   for (const auto* name : names) {
     if (fs::exists(spec.folder / name, error)) return spec.folder / name;
   }
@@ -52,6 +53,11 @@ std::unique_ptr<Tokenizer> open_clip_tokenizer(const TokenizerSpec& spec) {
 }
 
 std::unique_ptr<Tokenizer> open_wordpiece_tokenizer(const TokenizerSpec& spec, std::string_view name) {
+  if (spec.policy == "lit") {
+    auto lit = lit_wordpiece_options();
+    lit.cleaning = parse_cleaning(spec.clean, lit.cleaning);
+    return std::make_unique<WordPieceTokenizer>(find_file(spec, {"vocab.txt"}), lit);
+  }
   WordPieceOptions options;
   options.cleaning = parse_cleaning(spec.clean, Cleaning::whitespace);
   options.lower_case = name.find("-cased") == name.npos;
@@ -60,6 +66,11 @@ std::unique_ptr<Tokenizer> open_wordpiece_tokenizer(const TokenizerSpec& spec, s
 }
 
 std::unique_ptr<Tokenizer> open_sentencepiece_tokenizer(const TokenizerSpec& spec, std::string_view name) {
+  if (spec.policy == "lit") {
+    auto lit = lit_sentencepiece_options();
+    lit.cleaning = parse_cleaning(spec.clean, lit.cleaning);
+    return std::make_unique<SentencePieceTokenizer>(find_file(spec, {"spiece.model", "tokenizer.model"}), lit);
+  }
   const bool first_siglip = name.find("siglip") != name.npos && name.find("siglip2") == name.npos;
   SentencePieceOptions options;
   options.cleaning = parse_cleaning(spec.clean, Cleaning::whitespace);
@@ -85,6 +96,12 @@ std::unique_ptr<Tokenizer> open_tokenizer(const TokenizerSpec& spec) {
     throw ConfigError(
         fmt::format("[tokenizer] strip_sep_token is for BERT's tokenizers, but hf_tokenizer_name is \"{}\"",
                     spec.hf_tokenizer_name));
+  }
+  if (!spec.policy.empty() && spec.policy != "lit") {
+    throw ConfigError(fmt::format("[tokenizer] policy must be lit or \"\", but is \"{}\"", spec.policy));
+  }
+  if (spec.policy == "lit" && name.empty()) {
+    throw ConfigError("[tokenizer] policy lit is for BERT and SentencePiece; it needs an hf_tokenizer_name");
   }
   auto tokenizer = name.empty() ? open_clip_tokenizer(spec)
                    : is_bert    ? open_wordpiece_tokenizer(spec, name)

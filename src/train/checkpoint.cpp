@@ -149,6 +149,14 @@ bool is_partial(const fs::path& folder) {
   return folder.filename().string().find(kPartialSuffix) != std::string::npos;
 }
 
+/// In the model's order, also where some of them lie in a file.
+std::vector<LazyTensor> all_weights(const CheckpointContent& content) {
+  auto tensors = lazy(content.weights);
+  if (content.absent.empty()) return tensors;
+  tensors.insert(tensors.end(), content.absent.begin(), content.absent.end());
+  return models::complete_state(content.config, tensors).tensors;
+}
+
 }  // namespace
 
 CheckpointStore::CheckpointStore(fs::path run_directory, int64_t keep)
@@ -201,7 +209,7 @@ fs::path CheckpointStore::save(const CheckpointContent& content, int64_t optimiz
 void CheckpointStore::write_files(const fs::path& folder, const CheckpointContent& content, int64_t optimizer_parts,
                                   const OtherFiles& others) const {
   std::map<std::string, std::string> digests;
-  digests[eval::kWeightsFile] = eval::write_weights(folder / eval::kWeightsFile, content.config, lazy(content.weights));
+  digests[eval::kWeightsFile] = eval::write_weights(folder / eval::kWeightsFile, content.config, all_weights(content));
   const auto optimizer_file = optimizer_file_name(0, optimizer_parts);
   digests[optimizer_file] = write_safetensors(folder / optimizer_file, content.optimizer);
   const auto config = eval::open_clip_config(content.config, content.preprocess);
@@ -247,9 +255,9 @@ void CheckpointStore::remove_old() const {
 }
 
 CheckpointContent checkpoint_content(const RunState& state, const models::ClipModel& model,
-                                     const image::PreprocessSpec& preprocess, const optim::AdamW& optimizer,
+                                     const image::PreprocessSpec& preprocess, const optim::Optimizer& optimizer,
                                      const fs::path& tokenizer_folder) {
-  return {state, model->config(), preprocess, model->state(), optimizer.state(), tokenizer_folder};
+  return {state, model->config(), preprocess, model->state(), optimizer.state(), tokenizer_folder, {}};
 }
 
 std::string optimizer_file_name(int64_t part, int64_t num_parts) {
@@ -267,11 +275,11 @@ RunState verify_checkpoint(const fs::path& folder) {
   }
 }
 
-RunState load_checkpoint(const fs::path& folder, models::ClipModel& model, optim::AdamW& optimizer) {
+RunState load_checkpoint(const fs::path& folder, models::ClipModel& model, optim::Optimizer& optimizer) {
   const auto state = verify_checkpoint(folder);
   with_file_errors(folder, "loading", [&] {
     model->load_state(SafetensorsFile(folder / eval::kWeightsFile).lazy_tensors());
-    optimizer.load_state(own_part(read_optimizer(folder), model->named_trainable(), optimizer.parameters()));
+    optimizer.load_state(own_part(read_optimizer(folder), model->state(), optimizer.parameters()));
   });
   return state;
 }

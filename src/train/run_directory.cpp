@@ -104,6 +104,9 @@ std::string training_config_hash(const RunOptions& options) {
   plain.data.workers = defaults.data.workers;
   plain.data.prefetch_batches = defaults.data.prefetch_batches;
   plain.data.max_bad_samples = defaults.data.max_bad_samples;
+  plain.image.batch_size = defaults.image.batch_size;
+  plain.image.cache = defaults.image.cache;
+  plain.where_to_get = defaults.where_to_get;
   // Gives the same gradients to the bit.
   std::erase_if(plain.model.entries, [](const auto& entry) { return entry.key == "checkpoint_activations"; });
   const auto text = to_yaml(plain);

@@ -9,7 +9,9 @@
 #include "contrastive/core/file.h"
 #include "contrastive/eval/checkpoint_source.h"
 #include "contrastive/eval/preprocess_config.h"
+#include "contrastive/eval/tower_source.h"
 #include "contrastive/models/model_config.h"
+#include "contrastive/train/training_data.h"
 
 namespace contrastive::train {
 namespace {
@@ -85,6 +87,40 @@ ConfigNode take_from_weights(RunOptions& options) {
   return models::to_node(source.config);
 }
 
+ConfigNode text_scalar(int64_t value) {
+  return ConfigNode::make_scalar(std::to_string(value));
+}
+
+/// Puts a tower's config where the model has none.
+void add_missing(ConfigNode& model, const char* key, const models::ModelConfig& config) {
+  if (model.find(key) == nullptr) model.add(key, *models::to_node(config).find(key));
+}
+
+/// A model whose towers come from checkpoints needs to say only what these don't. Without embed_dim the embedding is
+/// as wide as the image tower, which then has no projection; the text tower gets one with bias (LiT).
+void take_from_towers(RunOptions& options, ConfigNode& model) {
+  const bool needs_image = model.find("vision_cfg") == nullptr && !options.image.checkpoint.empty();
+  const bool needs_text = model.find("text_cfg") == nullptr && !options.text.checkpoint.empty();
+  if (!needs_image && !needs_text) return;
+  require_inputs(options);
+  models::ModelConfig towers;
+  if (needs_image) {
+    const auto source = eval::open_image_tower(options.image.checkpoint);
+    towers.vision_cfg = source.config;
+    const auto width = source.config.output_width();
+    if (model.find("embed_dim") == nullptr) model.add("embed_dim", text_scalar(width));
+    const bool is_as_wide = model.find("embed_dim")->scalar == std::to_string(width);
+    towers.vision_cfg.proj_type = is_as_wide ? "none" : "linear";
+    towers.vision_cfg.proj_bias = !is_as_wide;
+    add_missing(model, "vision_cfg", towers);
+  }
+  if (!needs_text) return;
+  towers.text_cfg = eval::open_text_tower(options.text.checkpoint).config;
+  towers.text_cfg.proj_type = "linear";
+  towers.text_cfg.proj_bias = true;
+  add_missing(model, "text_cfg", towers);
+}
+
 /// Throws: ConfigError if a model neither is whole nor names the one that it changes.
 void check_is_whole(const ConfigNode& model) {
   for (const auto& [key, place, value] : model.entries) {
@@ -98,8 +134,16 @@ void check_is_whole(const ConfigNode& model) {
                   model.place.to_string()));
 }
 
+/// A run that starts from an image tower has its preprocessing, unless it names another.
+void take_preprocess_from_tower(RunOptions& options, const models::ModelConfig& config) {
+  if (!options.preprocess.entries.empty() || options.image.checkpoint.empty()) return;
+  require_inputs(options);
+  options.preprocess = eval::to_node(eval::open_image_tower(options.image.checkpoint, config.vision_cfg).preprocess);
+}
+
 models::ModelConfig resolve_model(RunOptions& options) {
   auto changes = options.model.kind == ConfigNode::Kind::scalar ? named_model(options.model) : options.model;
+  if (changes.kind == ConfigNode::Kind::null) changes = ConfigNode::make_map();
   auto whole = changes;
   if (const auto* name = changes.find("name")) {
     whole = load_named_model(*name);
@@ -109,10 +153,12 @@ models::ModelConfig resolve_model(RunOptions& options) {
     whole = take_from_weights(options);
     merge(whole, changes);
   } else {
+    take_from_towers(options, whole);
     check_is_whole(whole);
   }
   const auto config = models::load_model_config(whole);
   options.model = models::to_full_node(config);
+  take_preprocess_from_tower(options, config);
   return config;
 }
 
@@ -141,8 +187,51 @@ bool is_bookkeeping(const std::string& key) {
                                                  "distributed.bucket_mb",
                                                  "distributed.shard_optimizer",
                                                  "distributed.check_every_steps",
+                                                 "image.batch_size",
+                                                 "image.cache",
+                                                 "where_to_get",
                                                  "tokenizer"};
   return std::any_of(prefixes.begin(), prefixes.end(), [&](const auto& prefix) { return key.starts_with(prefix); });
+}
+
+}  // namespace
+
+namespace {
+
+/// What a letter asks of a tower's other keys.
+void check_tower(const std::string& key, char letter, const TowerOptions& tower, bool has_weights,
+                 const OptionScope& scope) {
+  const auto fail = [&](const char* name, const std::string& message) { scope.fail(key + "." + name, message); };
+  if ((letter == 'L' || letter == 'U') && tower.checkpoint.empty() && !has_weights) {
+    fail("checkpoint",
+         fmt::format("letter {} in lock starts the {} tower from a checkpoint: give this key or weights", letter, key));
+  }
+  if (letter == 'u' && !tower.checkpoint.empty()) {
+    fail("checkpoint",
+         fmt::format("letter u in lock starts the {} tower from random weights, but a checkpoint is given", key));
+  }
+  if (letter == 'L') return;
+  const std::string needs = fmt::format("has a meaning only for a locked tower (letter L in lock for {})", key);
+  if (tower.unlocked_groups > 0) fail("unlocked_groups", needs);
+  if (tower.unlock_at) fail("unlock_at", needs);
+  if (tower.lock_head) fail("lock_head", needs);
+}
+
+void check_lock(const RunOptions& options, const OptionScope& scope) {
+  const auto letter = [&](size_t i) { return options.lock.size() == 2 ? options.lock[i] : '-'; };
+  check_tower("image", letter(0), options.image, !options.weights.empty(), scope);
+  check_tower("text", letter(1), options.text, !options.weights.empty(), scope);
+  if (options.lock == "LL" && options.image.lock_head && options.text.lock_head) {
+    scope.fail("lock", "LL with both heads locked leaves nothing to train");
+  }
+  if (options.image.batch_size && !options.locks_image()) {
+    scope.fail("image.batch_size", "has a meaning only for a locked tower (letter L in lock for image)");
+  }
+  if (options.image.cache.empty()) return;
+  if (!options.locks_image() || options.image.unlocked_groups > 0 || options.image.unlock_at) {
+    scope.fail("image.cache",
+               "needs an image tower that stays locked: lock: Lu or LU, no unlocked_groups or unlock_at");
+  }
 }
 
 }  // namespace
@@ -152,9 +241,11 @@ void RunOptions::validate(const OptionScope& scope) const {
   if (name.empty() || is_path) scope.fail("name", "names the run's folder: must be a word, not empty and not a path");
   const bool model_ok = model.kind == ConfigNode::Kind::map || model.kind == ConfigNode::Kind::scalar;
   if (!model_ok && model.kind != ConfigNode::Kind::null) scope.fail("model", "expected a name, a file or a map");
-  if (model.kind == ConfigNode::Kind::null && weights.empty()) {
-    scope.fail("model", "this key is required, unless weights names a checkpoint");
+  const bool has_towers = !image.checkpoint.empty() && !text.checkpoint.empty();
+  if (model.kind == ConfigNode::Kind::null && weights.empty() && !has_towers) {
+    scope.fail("model", "this key is required, unless weights, or image.checkpoint and text.checkpoint, name it");
   }
+  check_lock(*this, scope);
   const bool preprocess_ok = preprocess.kind == ConfigNode::Kind::map || preprocess.kind == ConfigNode::Kind::null;
   if (!preprocess_ok) scope.fail("preprocess", "expected a map");
 }

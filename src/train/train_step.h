@@ -24,8 +24,9 @@ struct StepResult {
 
 struct TrainStepOptions {
   bool bf16 = false;
-  bool restorable = false;  ///< restore_buffers may be called
-  int64_t accumulate = 1;   ///< parts that this rank's rows are forwarded in; must divide them
+  bool restorable = false;        ///< restore_buffers may be called
+  int64_t accumulate = 1;         ///< parts that this rank's rows are forwarded in; must divide them
+  int64_t locked_batch_size = 0;  ///< rows that a locked image tower forwards at a time; 0: all of this rank's
   distributed::ReducerOptions reducer = {};
 };
 
@@ -39,6 +40,9 @@ struct TrainStepOptions {
 /// that of one part; gradients are those of the whole batch to rounding, but for BatchNorm, which sees one part at a
 /// time (its running statistics move once a part).
 /// Source: Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup".
+///
+/// A locked image tower is forwarded once, without a graph, before anything else: what follows is the same as for a
+/// batch that comes with features.
 class TrainStep {
  public:
   TrainStep(models::ClipModel model, const image::PreprocessSpec& preprocess, const TrainStepOptions& options,
@@ -54,6 +58,8 @@ class TrainStep {
   const NamedTensors& parameters() const { return parameters_; }
 
  private:
+  torch::Tensor locked_features(const torch::Tensor& images);
+  torch::Tensor normalized(const torch::Tensor& images) const;
   loss::ContrastiveLossOutput at_once(const data::Batch& batch, uint64_t seed);
   models::ClipOutput forward(const data::Batch& batch, uint64_t seed, int64_t first);
   int64_t first_row(const data::Batch& batch) const;

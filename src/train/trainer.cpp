@@ -13,33 +13,32 @@
 #include <fmt/format.h>
 
 #include "contrastive/core/error.h"
+#include "contrastive/core/file.h"
 #include "contrastive/core/log.h"
 #include "contrastive/core/random.h"
 #include "contrastive/data/classification_set.h"
-#include "contrastive/data/shard_list.h"
 #include "contrastive/data/synthetic.h"
 #include "contrastive/data/train_loader.h"
-#include "contrastive/data/webdataset_source.h"
 #include "contrastive/distributed/gradient_reducer.h"
 #include "contrastive/eval/checkpoint_source.h"
 #include "contrastive/eval/preprocess_config.h"
-#include "contrastive/eval/zero_shot.h"
 #include "contrastive/models/clip_model.h"
-#include "contrastive/optim/adamw.h"
 #include "contrastive/optim/gradients.h"
+#include "contrastive/optim/optimizer.h"
 #include "contrastive/optim/parameter_shards.h"
-#include "contrastive/optim/schedule.h"
 #include "contrastive/train/checkpoint_saver.h"
 
 #include "train/pace.h"
+#include "train/run_data.h"
+#include "train/starting_model.h"
 #include "train/train_step.h"
+#include "train/training_plan.h"
+#include "train/zero_shot_evaluation.h"
 
 namespace contrastive::train {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-
-constexpr int64_t kGpuPrefetchBatches = 4;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -49,88 +48,12 @@ data::SyntheticOptions synthetic_options(const SyntheticDataOptions& options, in
   return {.seed = options.seed, .samples = samples, .image_size = options.image_size};
 }
 
-std::shared_ptr<const data::SampleSource> open_training_data(const DataOptions& options) {
-  if (options.train == "synthetic") {
-    return std::make_shared<data::SyntheticSource>(synthetic_options(options.synthetic, options.synthetic.samples));
-  }
-  const auto shards = data::expand_shard_list(options.train);
-  data::require_shards_exist(shards);
-  data::WebdatasetOptions source_options;
-  source_options.image_keys = options.image_keys;
-  source_options.caption_key = options.caption_key;
-  return std::make_shared<data::WebdatasetSource>(data::ShardIndex::open(shards), source_options);
-}
-
-data::TrainLoaderOptions loader_options(const RunOptions& options, const models::ModelConfig& config,
-                                        const distributed::ProcessGroup& group, torch::Device device,
-                                        int64_t first_step) {
-  data::TrainLoaderOptions result;
-  result.batch_size = options.train.global_batch;
-  result.rank = group.rank();
-  result.world_size = group.size();
-  result.image_size = config.vision_cfg.image_size;
-  result.context_length = config.text_cfg.context_length;
-  result.cut_tokens = config.text_cfg.may_cut_padding();
-  result.crop.kind =
-      options.data.crop.kind == "random_square" ? image::TrainCrop::random_square : image::TrainCrop::random_resized;
-  result.crop.scale_min = options.data.crop.scale_min;
-  result.crop.scale_max = options.data.crop.scale_max;
-  result.seed = static_cast<uint64_t>(options.seed);
-  result.workers = options.data.workers;
-  result.prefetch_batches = options.data.prefetch_batches.value_or(device.is_cuda() ? kGpuPrefetchBatches : 0);
-  result.on_bad_sample =
-      options.data.on_bad_sample == "skip" ? data::BadSamplePolicy::skip : data::BadSamplePolicy::fail;
-  result.max_bad_samples = options.data.max_bad_samples;
-  result.pin_memory = device.is_cuda();
-  result.first_step = first_step;
-  return result;
-}
-
-int64_t count_steps(const TrainOptions& options, int64_t num_samples) {
-  if (options.steps) return *options.steps;
-  const double samples =
-      options.samples ? static_cast<double>(*options.samples) : *options.epochs * static_cast<double>(num_samples);
-  return std::max<int64_t>(1, std::llround(std::ceil(samples / static_cast<double>(options.global_batch))));
-}
-
-optim::Schedule make_schedule(const OptimizerOptions& options, int64_t total_steps) {
-  return optim::Schedule(options.schedule, options.lr, options.warmup_steps, total_steps, options.cooldown_steps,
-                         options.cooldown_power, options.cooldown_end_lr);
-}
-
-optim::AdamW make_optimizer(const OptimizerOptions& options, const NamedTensors& parameters) {
-  return optim::AdamW(
-      parameters,
-      {.beta1 = options.beta1, .beta2 = options.beta2, .eps = options.eps, .weight_decay = options.weight_decay},
-      optim::decay_rule(options.decay_rule));
-}
-
-models::ClipModel make_model(const models::ModelConfig& config, int64_t seed, torch::Device device) {
-  models::ClipModel model(config);
-  model->reset_parameters(at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(seed)));
-  model->to(device);
-  return model;
-}
-
-/// The vocabulary of a model that doesn't use CLIP's, copied into the run once; checkpoints carry it. Ranks that don't
-/// write read the original, unless only the copy is there.
-std::filesystem::path keep_tokenizer(const RunOptions& options, const models::ModelConfig& config, bool writes) {
-  const auto kept = options.run_directory() / "tokenizer";
-  if (config.text_cfg.hf_tokenizer_name.empty() || std::filesystem::is_directory(kept)) return kept;
-  std::filesystem::path origin = options.tokenizer.empty() ? options.weights : options.tokenizer;
-  if (!std::filesystem::is_directory(origin)) origin = origin.parent_path();
-  eval::open_tokenizer(config, origin);  // an error here leaves nothing behind
-  if (!writes) return origin;
-  std::filesystem::create_directories(kept);
-  eval::copy_tokenizer_files(origin, kept);
-  return kept;
-}
-
 detail::TrainStepOptions step_options(const RunOptions& options) {
   detail::TrainStepOptions result;
   result.bf16 = options.precision == "amp_bf16";
   result.restorable = options.train.on_non_finite == "skip";
   result.accumulate = options.train.accumulate;
+  result.locked_batch_size = options.image.batch_size.value_or(0);
   result.reducer.bucket_bytes = options.distributed.bucket_mb << 20;
   result.reducer.bf16 = options.distributed.gradient_dtype == "bf16";
   return result;
@@ -177,28 +100,33 @@ struct Trainer::Impl {
         directory(open_directory(resume)),
         config(models::load_model_config(options.model)),
         preprocess(eval::load_preprocess(options.preprocess, config.vision_cfg.image_size)),
-        tokenizer_folder(keep_tokenizer(options, config, is_first())),
+        tokenizer_folder(detail::keep_tokenizer(options, config, is_first())),
         tokenizer(eval::open_tokenizer(config, tokenizer_folder)),
         source(open_data_in_turn()),
-        total_steps(count_steps(options.train, source->size())),
-        schedule(make_schedule(options.optim, total_steps)),
-        model(make_model(config, options.seed, device)),
-        step(model, preprocess, step_options(options), group),
-        shards(step.parameters(), group, options.distributed.shard_optimizer),
-        optimizer(make_optimizer(options.optim, shards.owned())),
+        length{detail::count_steps(options.train, source->size()), options.train.global_batch, source->size()},
+        started(detail::make_starting_model(options, config, is_first(), !resume_from.empty())),
+        model(on_device(started.model)),
+        plan(detail::make_plan(options, length, model)),
+        shards(plan.trained(), group, options.distributed.shard_optimizer),
+        own_plan(plan.only(shards.owned())),
+        optimizer(detail::make_optimizer(options, config, own_plan)),
         saver(options.run_directory(), group,
               {.keep = options.checkpoint.keep,
                .background = options.checkpoint.background,
                .sharded = options.distributed.shard_optimizer}) {
     if (options.distributed.sync_batch_norm) model->set_batch_norm_group(group);
     if (!options.eval.zero_shot.data.empty()) {
-      test_set = open_classification_set(options.eval.zero_shot.data, options.data.synthetic);
+      evaluation = std::make_unique<detail::ZeroShotEvaluation>(
+          options, preprocess, tokenizer, open_classification_set(options.eval.zero_shot.data, options.data.synthetic),
+          group);
     }
     start_state();
+    prepare_step();
     earlier_skipped_samples = state.skipped_samples;
     loader = std::make_unique<data::TrainLoader>(source, tokenizer,
-                                                 loader_options(options, config, group, device, state.step));
+                                                 detail::loader_options(options, config, group, device, state.step));
     if (is_first()) {
+      write_file_atomically(options.run_directory() / "parameters.txt", detail::plan_text(options, plan));
       metrics = std::make_unique<MetricsWriter>(options.run_directory(), state.step, options.log.tensorboard);
     }
     pace = std::make_unique<detail::Pace>(options, state.step, group, hooks.stop_requested);
@@ -215,14 +143,16 @@ struct Trainer::Impl {
   std::filesystem::path tokenizer_folder;
   std::shared_ptr<const text::Tokenizer> tokenizer;
   std::shared_ptr<const data::SampleSource> source;
-  int64_t total_steps;
-  optim::Schedule schedule;
+  detail::RunLength length;
+  detail::StartingModel started;
   models::ClipModel model;
-  detail::TrainStep step;
+  optim::ParameterPlan plan;
   optim::ParameterShards shards;
-  optim::AdamW optimizer;
+  optim::ParameterPlan own_plan;  ///< of what this rank updates
+  std::unique_ptr<optim::Optimizer> optimizer;
+  std::unique_ptr<detail::TrainStep> step;
   CheckpointSaver saver;
-  std::optional<data::ClassificationSet> test_set;
+  std::unique_ptr<detail::ZeroShotEvaluation> evaluation;
   RunState state;
   std::map<std::string, int64_t> earlier_skipped_samples;
   int64_t first_step = 0;
@@ -248,7 +178,7 @@ struct Trainer::Impl {
   std::shared_ptr<const data::SampleSource> open_data_in_turn() {
     constexpr const char* kIsIndexed = "training data is indexed";
     if (!is_first()) group.get_value(kIsIndexed);
-    auto result = open_training_data(options.data);
+    auto result = detail::open_training_data(options, config, *tokenizer);
     if (is_first() && !group.is_alone()) group.set_value(kIsIndexed, "yes");
     return result;
   }
@@ -268,8 +198,6 @@ struct Trainer::Impl {
       first_step = state.step;
       const bool is_own = std::filesystem::path(resume_from).parent_path() == options.run_directory() / "checkpoints";
       if (is_own) saved_step = state.step;
-    } else if (!options.weights.empty() && is_first()) {
-      load_weights();
     }
     distributed::broadcast_all(model->state(), group);
     state.seed = options.seed;
@@ -290,9 +218,21 @@ struct Trainer::Impl {
     }
   }
 
-  void load_weights() {
-    const auto start = eval::open_checkpoint({.path = options.weights, .config = config});
-    model->load_state(start.tensors);
+  models::ClipModel on_device(models::ClipModel made) const {
+    made->to(device);
+    return made;
+  }
+
+  /// At the start, and whenever parameters are unlocked.
+  void prepare_step() {
+    detail::apply_locks(options, length, plan, state.step, model);
+    step.reset();  // before another one lays hands on the gradients
+    step = std::make_unique<detail::TrainStep>(model, preprocess, step_options(options), group);
+  }
+
+  bool unlocks_now() const {
+    const auto steps = plan.unlock_steps();
+    return std::find(steps.begin(), steps.end(), state.step) != steps.end();
   }
 
   /// Rank 0 reads the checkpoint and gives the others what it holds; with parts of the optimiser's state on every rank
@@ -307,12 +247,12 @@ struct Trainer::Impl {
   }
 
   void broadcast_optimizer() {
-    if (!options.distributed.shard_optimizer) distributed::broadcast_all(optimizer.state(), group);
+    if (!options.distributed.shard_optimizer) distributed::broadcast_all(optimizer->state(), group);
   }
 
   void load_here(const std::filesystem::path& folder) {
     try {
-      state = load_checkpoint(folder, model, optimizer);
+      state = load_checkpoint(folder, model, *optimizer);
     } catch (const CheckpointError& error) {
       std::string others;
       for (const auto& other : CheckpointStore(options.run_directory(), options.checkpoint.keep).list()) {
@@ -341,7 +281,7 @@ struct Trainer::Impl {
 
   RunOutcome run() {
     model->train();
-    while (state.step < total_steps) {
+    while (state.step < length.total_steps) {
       const auto due = pace->before_step(state.step, loader->bad_samples().total);
       report_saved(saver.result());
       if (due.checkpoint) save();
@@ -374,11 +314,12 @@ struct Trainer::Impl {
     const auto start = Clock::now();
     const auto waited_before = group.waited();
     const auto batch = loader->next();
+    if (state.step != first_step && unlocks_now()) prepare_step();
     const auto model_seed = RandomStream(state.seed, RandomPurpose::model, {state.step}).next();
-    const auto result = step.forward_backward(batch, model_seed);
-    const double lr = schedule.at(state.step);
-    update(result, lr);
-    optimizer.zero_grad();
+    const auto result = step->forward_backward(batch, model_seed);
+    const double lr = plan.base_learning_rate(state.step);
+    update(result);
+    optimizer->zero_grad();
     advance();
     times.seconds += seconds_since(start);
     times.wait_ms += loader->last_wait_ms();
@@ -389,17 +330,17 @@ struct Trainer::Impl {
     report(result, lr, bad_samples);
   }
 
-  void update(const detail::StepResult& result, double lr) {
+  void update(const detail::StepResult& result) {
     if (!result.is_finite()) return refuse_update(result);
     std::optional<torch::Tensor> divisor;
     if (options.optim.clip_norm) divisor = optim::clip_divisor(result.grad_norm_tensor, *options.optim.clip_norm);
-    optimizer.step(lr, divisor);
+    optimizer->step(own_plan.learning_rates(state.step), divisor);
     shards.exchange();
-    model->clamp_logit_scale();
+    if (options.optim.max_logit_scale) model->clamp_logit_scale(*options.optim.max_logit_scale);
   }
 
   void refuse_update(const detail::StepResult& result) {
-    const auto first_bad = optim::first_non_finite(step.parameters());
+    const auto first_bad = optim::first_non_finite(step->parameters());
     const auto what =
         fmt::format("step {}: loss is {}, gradient norm {}; first gradient that is not finite: {}", state.step + 1,
                     result.loss, result.grad_norm, first_bad.empty() ? "none" : first_bad);
@@ -411,7 +352,7 @@ struct Trainer::Impl {
     }
     const bool is_news = state.skipped_steps++ == 0 && is_first();
     if (is_news) log(LogLevel::warning, what + "; the step is skipped, later ones are counted only");
-    step.restore_buffers();
+    step->restore_buffers();
   }
 
   void advance() {
@@ -423,7 +364,7 @@ struct Trainer::Impl {
     const auto& every = options.distributed.check_every_steps;
     if (!every || state.step % *every != 0) return;
     const auto moment = fmt::format("after step {}", state.step);
-    distributed::require_same_bits(options.distributed.sync_batch_norm ? model->state() : step.parameters(), group,
+    distributed::require_same_bits(options.distributed.sync_batch_norm ? model->state() : step->parameters(), group,
                                    moment);
   }
 
@@ -461,26 +402,22 @@ struct Trainer::Impl {
     for (const auto& [reason, count] : earlier_skipped_samples) m.skipped_samples += count;
     m.skipped_steps = state.skipped_steps;
     if (hooks.on_step) hooks.on_step(m);
-    if (state.step == 1 || state.step % options.log.every_steps == 0 || state.step == total_steps) {
+    if (state.step == 1 || state.step % options.log.every_steps == 0 || state.step == length.total_steps) {
       if (metrics) metrics->write(m);
       times = {.bytes_read_before = source->bytes_read()};
     }
   }
 
   void evaluate() {
-    if (!test_set) return;
-    const auto start = Clock::now();
-    eval::ZeroShotOptions zero_shot;
-    zero_shot.batch_size = options.eval.zero_shot.batch_size;
-    zero_shot.workers = options.data.workers;
-    zero_shot.bf16 = options.precision == "amp_bf16";
+    if (!evaluation) return;
+    const auto start_time = Clock::now();
     EvaluationMetrics m;
     m.step = state.step;
     m.samples_seen = state.samples_seen;
-    m.dataset = test_set->name;
+    m.dataset = evaluation->name();
     share_buffers();
-    m.zero_shot = eval::evaluate_zero_shot(model, preprocess, *tokenizer, *test_set, zero_shot, group);
-    m.seconds = seconds_since(start);
+    m.zero_shot = evaluation->run(model);
+    m.seconds = seconds_since(start_time);
     if (metrics) metrics->write(m);
     if (hooks.on_evaluation) hooks.on_evaluation(m);
     pace->evaluated();
@@ -499,7 +436,9 @@ struct Trainer::Impl {
     if (saved_step == state.step) return;
     report_saved(saver.wait());
     state.skipped_samples = count_skipped_samples();
-    saver.start(checkpoint_content(state, model, preprocess, optimizer, tokenizer_folder));
+    auto content = checkpoint_content(state, model, preprocess, *optimizer, tokenizer_folder);
+    content.absent = started.absent;
+    saver.start(content);
     saved_step = state.step;
     pace->saved();
     if (!options.checkpoint.background) report_saved(saver.wait());
@@ -537,8 +476,9 @@ Trainer::~Trainer() = default;
 RunSummary Trainer::summary() const {
   RunSummary summary;
   summary.parameters = models::parameter_count(impl_->config);
+  summary.plan = detail::plan_text(impl_->options, impl_->plan);
   summary.train_samples = impl_->source->size();
-  summary.total_steps = impl_->total_steps;
+  summary.total_steps = impl_->length.total_steps;
   summary.first_step = impl_->first_step;
   summary.device = impl_->device.str();
   summary.chance_loss = std::log(static_cast<double>(impl_->options.train.global_batch));

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "contrastive/core/error.h"
+#include "contrastive/optim/adamw.h"
 #include "contrastive/optim/parameter_shards.h"
 
 #include "tests/support/errors.h"

@@ -1,8 +1,11 @@
+#include <algorithm>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
+#include <ATen/record_function.h>
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -179,22 +182,141 @@ TEST(DistributedLossTest, TheLossHasTheSameBitsOnEveryRank) {
   });
 }
 
-TEST(DistributedLossTest, ALockedTowerChangesNoOtherGradient) {
+/// What one rank gets with a tower locked, against the whole batch's values where nothing is.
+void expect_share_with_a_locked_tower(const LossCase& c, bool locks_image, const ProcessGroup& group) {
+  const auto inputs = inputs_of(c, group.size());
+  const auto begin = group.rank() * c.rows_per_rank, all = group.size() * c.rows_per_rank;
+  const auto expect = [&](const std::string& name, const auto& compute, const auto& textbook) {
+    const auto actual = evaluated(inputs, c.dtype, begin, begin + c.rows_per_rank, [&](const Values& in) {
+      (locks_image ? in.image : in.text).set_requires_grad(false);
+      return compute(in);
+    });
+    auto expected = evaluated(inputs, at::kDouble, 0, all, textbook);
+    (locks_image ? expected.image : expected.text).zero_();
+    expect_share(name + name_of(c) + (locks_image ? ", image locked" : ", text locked"), actual, expected, c, group);
+  };
+  expect(
+      "contrastive ", [&](const Values& in) { return contrastive_loss(in.image, in.text, in.scale, group); },
+      textbook_contrastive);
+  expect(
+      "sigmoid ", [&](const Values& in) { return sigmoid_loss(in.image, in.text, in.scale, in.bias, group); },
+      textbook_sigmoid);
+}
+
+TEST(DistributedLossTest, ALockedTowerChangesNoOtherValue) {
+  for (const int ranks : {1, 2, 3, 4}) {
+    test::run_on_ranks(ranks, [](const ProcessGroup& group) {
+      for (const auto& c : cases()) {
+        expect_share_with_a_locked_tower(c, /*locks_image=*/true, group);
+        expect_share_with_a_locked_tower(c, /*locks_image=*/false, group);
+      }
+    });
+  }
+}
+
+TEST(DistributedLossTest, ALockedTowerChangesNoOtherValueOverSeveralTiles) {
+  test::run_on_ranks(2, [](const ProcessGroup& group) {
+    for (const bool locks_image : {true, false}) {
+      expect_share_with_a_locked_tower({1500, 9, 14.3, false, at::kDouble, {1e-14, 1e-12}}, locks_image, group);
+      expect_share_with_a_locked_tower({1500, 9, 100.0, true, at::kFloat, {2e-5, 1e-5}}, locks_image, group);
+    }
+  });
+}
+
+TEST(DistributedLossTest, OfTextsThatScoreAlikeTheFirstIsTheAnswerAlsoWithLockedImages) {
+  test::run_on_ranks(3, [](const ProcessGroup& group) {
+    // Each rank's five pairs are of three kinds, so that the texts of a kind tie exactly, within and across ranks.
+    const auto kinds = at::arange(15, at::kLong).remainder(3);
+    const auto rows = at::eye(3, at::kDouble).index_select(0, kinds).narrow(0, group.rank() * 5, 5);
+    const auto text = rows.clone().requires_grad_();
+    const auto scale = at::full({}, 2.0, at::kDouble), bias = at::full({}, -1.0, at::kDouble);
+    EXPECT_EQ(contrastive_loss(rows, text, scale, group).accuracy.item<double>(), 3.0 / 15);
+    EXPECT_EQ(sigmoid_loss(rows, text, scale, bias, group).accuracy.item<double>(), 3.0 / 15);
+  });
+}
+
+/// The collective operations of a stretch of code and the sizes of the sums that it began, by LibTorch's own records.
+class Recorded {
+ public:
+  Recorded() {
+    collectives().clear();
+    zeros().clear();
+    handle_ = at::addGlobalCallback(at::RecordFunctionCallback(record).needsInputs(true));
+  }
+  ~Recorded() { at::removeCallback(handle_); }
+  Recorded(const Recorded&) = delete;
+  Recorded& operator=(const Recorded&) = delete;
+
+  int64_t gathers() const { return count(collectives(), std::string("gloo:all_gather")); }
+  /// LibTorch makes a reduce_scatter out of these over Gloo.
+  int64_t reductions() const { return count(collectives(), std::string("gloo:all_reduce")); }
+  int64_t sums_of_size(std::vector<int64_t> sizes) const { return count(zeros(), sizes); }
+
+ private:
+  template <typename T>
+  static int64_t count(const std::vector<T>& values, const T& value) {
+    return std::count(values.begin(), values.end(), value);
+  }
+
+  static std::vector<std::string>& collectives() {
+    static std::vector<std::string> names;
+    return names;
+  }
+
+  static std::vector<std::vector<int64_t>>& zeros() {
+    static std::vector<std::vector<int64_t>> sizes;
+    return sizes;
+  }
+
+  static std::unique_ptr<at::ObserverContext> record(const at::RecordFunction& function) {
+    const std::string name = function.name();
+    if (name.starts_with("gloo:")) collectives().push_back(name);
+    if (name == "aten::zeros") zeros().push_back(function.inputs()[0].toIntVector());
+    return nullptr;
+  }
+
+  at::CallbackHandle handle_;
+};
+
+TEST(DistributedLossTest, GradientsOfFeaturesCrossRanksOnlyIfBothTowersTrain) {
   test::run_on_ranks(2, [](const ProcessGroup& group) {
     const LossCase c{21, 9, 14.3, false, at::kDouble, {1e-14, 1e-12}};
     const auto inputs = inputs_of(c, group.size());
-    const auto begin = group.rank() * c.rows_per_rank;
-    const auto expected = evaluated(inputs, at::kDouble, 0, 2 * c.rows_per_rank, textbook_contrastive);
-    for (const bool locks_image : {true, false}) {
-      auto actual = evaluated(inputs, c.dtype, begin, begin + c.rows_per_rank, [&](const Values& in) {
-        (locks_image ? in.image : in.text).set_requires_grad(false);
+    const auto expect = [&](bool image, bool text, bool is_sigmoid, int64_t gradients, int64_t reductions) {
+      const Recorded recorded;
+      evaluated(inputs, c.dtype, group.rank() * 21, group.rank() * 21 + 21, [&](const Values& in) {
+        in.image.set_requires_grad(image);
+        in.text.set_requires_grad(text);
+        if (is_sigmoid) return sigmoid_loss(in.image, in.text, in.scale, in.bias, group);
         return contrastive_loss(in.image, in.text, in.scale, group);
       });
-      group.all_reduce(actual.scale);
-      const auto& free = locks_image ? actual.text : actual.image;
-      const auto& whole = locks_image ? expected.text : expected.image;
-      EXPECT_TRUE(test::tensors_near("features", free, whole.narrow(0, begin, c.rows_per_rank), c.tolerance));
-      EXPECT_TRUE(test::tensors_near("scale", actual.scale, expected.scale, c.tolerance));
+      EXPECT_EQ(recorded.gathers(), 2) << "of the shapes, and of one side's features";
+      EXPECT_EQ(recorded.sums_of_size({42, 9}), gradients) << "gradients of all ranks' features";
+      EXPECT_EQ(recorded.reductions(), reductions);
+    };
+    // Of the totals, and of the gradients or (images locked) of the best logits of each image.
+    expect(true, true, /*is_sigmoid=*/true, 1, 2);
+    expect(false, true, true, 0, 2);
+    expect(true, false, true, 0, 1);
+    expect(false, false, true, 0, 1);
+    // Three more for the softmax of the columns.
+    expect(true, true, /*is_sigmoid=*/false, 1, 5);
+    expect(false, true, false, 0, 5);
+    expect(true, false, false, 0, 4);
+    expect(false, false, false, 0, 4);
+  });
+}
+
+TEST(DistributedLossTest, RanksThatLockDifferentTowersAreRefused) {
+  test::run_on_ranks(2, [](const ProcessGroup& group) {
+    const auto image = at::eye(4).requires_grad_(group.rank() == 1), text = at::eye(4).requires_grad_();
+    try {
+      contrastive_loss(image, text, at::ones({}), group);
+      ADD_FAILURE() << "no error";
+    } catch (const c10::Error& error) {
+      EXPECT_STREQ(error.what_without_backtrace(),
+                   "[contrastive_loss] every rank must need the gradients of the same features, but rank 0 needs text, "
+                   "rank 1 needs image and text");
     }
   });
 }

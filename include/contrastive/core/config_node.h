@@ -57,7 +57,7 @@ CONTRASTIVE_API ConfigNode parse_config(std::string_view text, const std::string
 /// The same from a file.
 CONTRASTIVE_API ConfigNode load_config(const std::filesystem::path& file);
 
-/// Applies "a.b.c=value" (the value is YAML) to a document, making maps on the way.
+/// Applies "a.b.c=value" (the value is YAML; nothing is the empty text) to a document, making maps on the way.
 /// Throws: ConfigError if there is no '=', the key is empty, or a parent is not a map.
 CONTRASTIVE_API void apply_override(ConfigNode& root, const std::string& override_text);
 

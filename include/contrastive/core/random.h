@@ -8,7 +8,17 @@
 namespace contrastive {
 
 /// Keeps the draws of different kinds apart: a stream is keyed by (seed, purpose, counters...).
-enum class RandomPurpose : uint64_t { shard_order = 1, window_order, crop, caption, scene, model };
+enum class RandomPurpose : uint64_t {
+  shard_order = 1,
+  window_order,
+  crop,
+  caption,
+  scene,
+  model,
+  view,       ///< which of a sample's cached views a step sees
+  view_crop,  ///< the crop that a cached view is
+  few_shot,   ///< which samples of a class a few-shot evaluation learns from
+};
 
 /// A stream of random numbers that is a pure function of its key: nothing to save, nothing to restore, the same on
 /// every machine. Draw number n is a bijective 64-bit mix (SplitMix64) of key + n.

@@ -17,8 +17,9 @@ struct TensorFile {
   bool is_torchscript = false;                  ///< a TorchScript archive, as OpenAI's CLIP files are
 };
 
-/// Opens a safetensors file, or one of torch.save or torch.jit.save, whatever its name; of a training checkpoint the
-/// model's tensors. Throws: CheckpointError if it is none of these, damaged, or holds no tensors.
+/// Opens a safetensors file, or one of torch.save, torch.jit.save or numpy.savez, whatever its name; of a training
+/// checkpoint of PyTorch the model's tensors. Throws: CheckpointError if it is none of these, damaged, or holds no
+/// tensors.
 CONTRASTIVE_API TensorFile open_tensor_file(const std::filesystem::path& file);
 
 }  // namespace contrastive

@@ -8,8 +8,9 @@ namespace contrastive::data {
 
 /// What one training step gets.
 struct Batch {
-  torch::Tensor images;  ///< [B, S, S, 3] uint8, not normalised
-  torch::Tensor tokens;  ///< [B, T] int64; T = tokens of the longest caption, or the context length
+  torch::Tensor images = {};    ///< [B, S, S, 3] uint8, not normalised; undefined with features
+  torch::Tensor features = {};  ///< [B, D] fp32, of a locked image tower, in place of images; undefined with images
+  torch::Tensor tokens = {};    ///< [B, T] int64; T = tokens of the longest caption, or the context length
 };
 
 /// What one evaluation step gets; the last batch of a set may be smaller.

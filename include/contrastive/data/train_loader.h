@@ -22,6 +22,7 @@ enum class BadSamplePolicy {
 struct TrainLoaderOptions {
   int64_t batch_size = 256;     ///< samples of one step over all ranks; a multiple of world_size
   int64_t image_size = 224;     ///< pixels, both sides
+  int64_t feature_width = 0;    ///< above 0: the source has features of this width (EmbeddingCacheSource), not images
   int64_t context_length = 77;  ///< ids per caption at most, start and end included
   bool cut_tokens = true;       ///< a batch's rows end with its longest caption; else they keep the context length
   image::TrainCropOptions crop;
@@ -49,8 +50,12 @@ struct BadSampleReport {
 /// position within the epoch), so that a batch is a pure function of (seed, step, rank): not of threads, of prefetching
 /// or of where the run started, and the ranks' batches one after the other are the batch of a single rank. An error is
 /// thrown at the batch it belongs to, again at each further call. To be used by one thread.
+///
+/// With features instead of images the order, the choice among captions and the substitutes of bad samples are those of
+/// a run with images; which of several views is seen is one draw more.
 class CONTRASTIVE_API TrainLoader {
  public:
+  /// `tokenizer` may be null if the source has tokens.
   /// Throws: ConfigError if an option is out of range; DataError if the source is empty.
   TrainLoader(std::shared_ptr<const SampleSource> source, std::shared_ptr<const text::Tokenizer> tokenizer,
               const TrainLoaderOptions& options);
@@ -61,8 +66,8 @@ class CONTRASTIVE_API TrainLoader {
   TrainLoader(const TrainLoader&) = delete;
   TrainLoader& operator=(const TrainLoader&) = delete;
 
-  /// The batch of the next step: images [B / W, S, S, 3], tokens [B / W, T] with T the longest caption of these
-  /// (or the context length, without cut_tokens).
+  /// The batch of the next step: images [B / W, S, S, 3] or features [B / W, D], tokens [B / W, T] with T the longest
+  /// caption of these (or the context length, without cut_tokens).
   /// Throws: DataError that names the sample (policy `fail`), or that tells of too many bad ones.
   Batch next();
 

@@ -38,6 +38,8 @@ class CONTRASTIVE_API WebdatasetSource : public SampleSource {
 
   int64_t size() const override { return index_.size(); }
   void read(int64_t index, RandomStream& random, Sample& sample) const override;
+  std::vector<std::string> read_with_all_captions(int64_t index, Sample& sample) const override;
+  std::string key(int64_t index) const override;
 
   /// "[shards/00017.tar] sample 000170042"
   std::string describe(int64_t index) const override;
@@ -45,12 +47,18 @@ class CONTRASTIVE_API WebdatasetSource : public SampleSource {
   /// SHA-256 over the shards' file names (without folders), sizes and sample counts, in order.
   std::string fingerprint() const override;
 
+  /// "image jpg;png, caption txt"
+  std::string settings() const override;
+
   int64_t bytes_read() const override { return bytes_read_; }
 
   const ShardIndex& index() const { return index_; }
 
  private:
   class OpenShards;
+
+  /// Reads all but the caption into `sample`. Returns: the captions.
+  std::vector<std::string> read_all(int64_t index, Sample& sample) const;
 
   ShardIndex index_;
   WebdatasetOptions options_;

@@ -23,7 +23,8 @@ inline constexpr const char* kWeightsFile = "model.safetensors";
 /// Where a model is, and what to make of it.
 struct CheckpointRequest {
   /// A run's folder or one of its checkpoints; a folder of open_clip or of transformers (CLIPModel, SiglipModel); or a
-  /// weights file: safetensors, of torch.save (also a training checkpoint), or OpenAI's TorchScript archive.
+  /// weights file: safetensors, of torch.save (also a training checkpoint), OpenAI's TorchScript archive, or a LiT or
+  /// SigLIP model of Google's (.npz).
   std::filesystem::path path;
 
   /// A shipped config's name or a JSON file, for weights that don't come with theirs (or instead of theirs).
@@ -44,7 +45,7 @@ struct CheckpointSource {
   models::ModelConfig config;
   image::PreprocessSpec preprocess;
   std::vector<LazyTensor> tensors;  ///< open_clip's names
-  std::filesystem::path folder;     ///< where tokenizer files would be
+  std::filesystem::path folder;     ///< where tokenizer files would be; of an .npz the file: see open_tokenizer
 };
 
 /// Finds out what stands at the path. The activation can't be told from weights: it is known for this library's and
@@ -54,7 +55,8 @@ struct CheckpointSource {
 /// another activation than the named model's.
 CONTRASTIVE_API CheckpointSource open_checkpoint(const CheckpointRequest& request);
 
-/// The tokenizer of a model; `folder`: where a model that doesn't use CLIP's vocabulary has its file.
+/// The tokenizer of a model; `folder`: where a model that doesn't use CLIP's vocabulary has its file, or its .npz
+/// weights, beside which the vocabulary lies under the same name (.txt or .model) or a usual one.
 /// Throws: ConfigError that names the files looked for.
 CONTRASTIVE_API std::shared_ptr<const text::Tokenizer> open_tokenizer(const models::ModelConfig& config,
                                                                       const std::filesystem::path& folder);

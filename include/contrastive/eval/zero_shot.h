@@ -27,6 +27,8 @@ struct ZeroShotOptions {
   int64_t batch_size = 256;
   int64_t workers = 2;
   bool bf16 = false;
+  std::string prompts = {};   ///< a set that text::prompt_set knows; "": the data set's own templates
+  bool canonicalize = false;  ///< of templates and class names big_vision's canonical form (text/prompts.h)
 };
 
 /// The mean of each class's prompt embeddings: every prompt's embedding is normalised, averaged over the templates,
@@ -41,6 +43,12 @@ CONTRASTIVE_API torch::Tensor build_classifier(models::ClipModel& model, const t
                                                const std::vector<std::string>& templates,
                                                const ZeroShotOptions& options,
                                                const distributed::ProcessGroup& group = {});
+
+/// The classifier of a data set: its class names in the prompts that the options name. [C, E]
+/// Throws: ConfigError if there are no such prompts.
+CONTRASTIVE_API torch::Tensor set_classifier(models::ClipModel& model, const text::Tokenizer& tokenizer,
+                                             const data::ClassificationSet& set, const ZeroShotOptions& options,
+                                             const distributed::ProcessGroup& group = {});
 
 /// Counts hits of scores [N, C] against labels [N] int64; a tie is won by the class that comes first.
 class CONTRASTIVE_API ZeroShotMeter {
@@ -59,7 +67,8 @@ class CONTRASTIVE_API ZeroShotMeter {
 
 /// Classifies every image of a set by its nearest class embedding, on the model's device, in eval mode; the model's
 /// mode is restored. Over several ranks each takes every W-th batch; all get the result, which is the same to the bit
-/// whatever their number. Throws: DataError naming the sample that can't be read.
+/// whatever their number. Throws: DataError naming the sample that can't be read; ConfigError if there are no such
+/// prompts.
 CONTRASTIVE_API ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const image::PreprocessSpec& preprocess,
                                                    const text::Tokenizer& tokenizer, const data::ClassificationSet& set,
                                                    const ZeroShotOptions& options,

@@ -22,9 +22,11 @@ struct ContrastiveLossOutput {
 /// gradients of parameters are to be summed over ranks, never averaged, and the sum is that of one process with N
 /// pairs. Logits are fp32 (fp64 for fp64 features) also under autocast; memory beyond the features is O(N D) plus one
 /// tile of logits. Gradients are computed in the forward pass if any input needs them; there is no second derivative.
+/// No gradient of features crosses ranks unless both sides need one: with locked images all ranks fetch the images and
+/// keep their texts to themselves (LiT), with locked texts the other way round.
 /// An input that is not finite makes the loss NaN. Throws: Error if shapes, dtypes or devices differ, B is 0, or ranks
-/// pass different shapes; DistributedError. Source: Radford et al. 2021, section 2.3 and figure 3. Deviates: tiles
-/// instead of the N x N matrix (same value).
+/// pass different shapes or need gradients of different features; DistributedError. Source: Radford et al. 2021,
+/// section 2.3 and figure 3. Deviates: tiles instead of the N x N matrix (same value).
 CONTRASTIVE_API ContrastiveLossOutput contrastive_loss(const torch::Tensor& image_features,
                                                        const torch::Tensor& text_features,
                                                        const torch::Tensor& logit_scale,

@@ -14,7 +14,8 @@ namespace contrastive::loss {
 /// Shapes: image_features, text_features [B, D], L2-normalised rows, fp32, bf16 or fp64; logit_scale [] (already
 /// exponentiated), logit_bias []. Ranks, gradients (logit_bias as logit_scale), precision and memory are as for
 /// contrastive_loss.
-/// Throws: Error if shapes, dtypes or devices differ, B is 0, or ranks pass different shapes; DistributedError.
+/// Throws: Error if shapes, dtypes or devices differ, B is 0, or ranks pass different shapes or need gradients of
+/// different features; DistributedError.
 /// Source: Zhai et al. 2023 (SigLIP), arXiv 2303.15343, equation 1. Deviates: tiles instead of the N x N matrix.
 CONTRASTIVE_API ContrastiveLossOutput sigmoid_loss(const torch::Tensor& image_features,
                                                    const torch::Tensor& text_features, const torch::Tensor& logit_scale,

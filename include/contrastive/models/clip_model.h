@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,7 +18,7 @@
 #include "contrastive/distributed/process_group.h"
 #include "contrastive/models/image_tower.h"
 #include "contrastive/models/model_config.h"
-#include "contrastive/models/text_transformer.h"
+#include "contrastive/models/text_tower.h"
 
 namespace contrastive::models {
 
@@ -33,17 +34,21 @@ struct ClipOutput {
 ///
 /// Construction takes memory for the parameters but does not set them: call reset_parameters or load_state.
 /// In state() and its like the names are open_clip's: `visual.` before the image tower's, nothing (or `text.` with
-/// custom_text) before the text tower's, in the order of open_clip's state_dict() and named_parameters(). (Inside
-/// torch::nn::Module the text tower is registered as "text".)
+/// custom_text) before the text tower's, in the order of open_clip's state_dict() and named_parameters() for its own
+/// towers. (Inside torch::nn::Module the text tower is registered as "text".)
 /// Source: Radford et al. 2021, figure 3.
 class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
  public:
   /// Throws: ConfigError if the config isn't valid.
-  explicit ClipModelImpl(const ModelConfig& config, torch::Device device = torch::kCPU);
+  explicit ClipModelImpl(const ModelConfig& config, torch::Device device = torch::kCPU,
+                         ImageTowerPart image_part = ImageTowerPart::whole);
 
   /// Draws all parameters anew, from the generator only. Source: the released code's initialisation; where that leaves
   /// torch's defaults (ViT blocks, convolutions), these.
   void reset_parameters(at::Generator generator);
+
+  /// Sets logit_scale and logit_bias to what the config says.
+  void reset_scale();
 
   /// Shapes: images [B, 3, H, W], normalised, to [B, E], not normalised. Throws: Error on another image size.
   torch::Tensor encode_image(const torch::Tensor& images);
@@ -52,6 +57,9 @@ class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
   torch::Tensor encode_text(const torch::Tensor& tokens);
 
   ClipOutput forward(const torch::Tensor& images, const torch::Tensor& tokens);
+
+  /// The same for images of which the features before the projection are known. Shapes: features [B, W].
+  ClipOutput forward_features(const torch::Tensor& features, const torch::Tensor& tokens);
 
   /// Parameters and buffers by name; the tensors share the model's storage.
   NamedTensors state() const;
@@ -62,7 +70,8 @@ class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
   /// Copies values in, one tensor at a time; dtypes are converted. A missing `num_batches_tracked` counts as 0 and a
   /// logit_scale or logit_bias of shape [1] as a scalar, as published files have both; anything else must match
   /// exactly, else nothing is changed. Tensors for which `may_be_missing` is true keep their values if the file has
-  /// none for them. Returns: the names of these.
+  /// none for them. With the image tower's projection alone, the rest of the tower is passed over. Returns: the names
+  /// that kept their values.
   /// Throws: CheckpointError that lists every missing, unexpected and mis-shaped tensor.
   std::vector<std::string> load_state(const std::vector<LazyTensor>& tensors,
                                       const std::function<bool(const std::string&)>& may_be_missing = {});
@@ -74,13 +83,13 @@ class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
   /// activation checkpointing the second forward pass of a block repeats its communication.
   void set_batch_norm_group(const distributed::ProcessGroup& group);
 
-  /// Moves logit_scale into [0, ln 100]: call after each optimiser step.
-  void clamp_logit_scale();
+  /// Moves logit_scale into [0, ln max_scale]: call after each optimiser step.
+  void clamp_logit_scale(double max_scale = 100);
 
   const ModelConfig& config() const { return config_; }
 
   std::shared_ptr<ImageTowerImpl> visual;
-  TextTransformer text{nullptr};
+  std::shared_ptr<TextTowerImpl> text;
   torch::Tensor logit_scale;  ///< [], log of the scale
   torch::Tensor logit_bias;   ///< []; undefined without init_logit_bias
 
@@ -89,6 +98,7 @@ class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
   std::vector<std::pair<std::string, std::shared_ptr<torch::nn::Module>>> text_children() const;
 
   ModelConfig config_;
+  std::set<std::string> absent_;  ///< tensors of the image tower that this model doesn't have
 };
 TORCH_MODULE(ClipModel);
 

@@ -4,29 +4,22 @@
 #include <memory>
 #include <string>
 
-#include <ATen/core/Generator.h>
-#include <torch/nn/module.h>
 #include <torch/types.h>
 
 #include "contrastive/core/export.h"
 #include "contrastive/models/model_config.h"
+#include "contrastive/models/tower.h"
 
 namespace contrastive::models {
 
 /// What every image tower can do.
-class CONTRASTIVE_API ImageTowerImpl : public torch::nn::Module {
+class CONTRASTIVE_API ImageTowerImpl : public TowerImpl {
  public:
-  /// Shapes: images [B, 3, H, W] with H = W = image_size(), to [B, embed_dim], not normalised.
-  virtual torch::Tensor forward(const torch::Tensor& images) = 0;
+  /// Shapes: images [B, 3, H, W] with H = W = image_size(), to [B, feature_width()], before the projection.
+  virtual torch::Tensor forward_features(const torch::Tensor& images) = 0;
 
-  /// Draws every parameter anew from the generator.
-  virtual void reset_parameters(at::Generator& generator) = 0;
-
-  /// Whether training steps keep only the input of each block and run it again in the backward pass.
-  virtual void checkpoint_activations(bool on) = 0;
-
-  /// The name in published checkpoints of a tensor that this module calls `name`.
-  virtual std::string checkpoint_name(const std::string& name) const { return name; }
+  /// Shapes: images [B, 3, H, W] to [B, E], not normalised. A locked tower builds no graph.
+  torch::Tensor forward(const torch::Tensor& images);
 
   /// Seeds what a training step draws at random (patch dropout), so that it can be repeated. The rows of the next
   /// forward pass draw as rows [first_row, ...) of the step's batch do when it is forwarded at once.
@@ -36,9 +29,10 @@ class CONTRASTIVE_API ImageTowerImpl : public torch::nn::Module {
   }
 
   int64_t image_size() const { return image_size_; }
+  int64_t feature_width() const { return feature_width_; }
 
  protected:
-  explicit ImageTowerImpl(int64_t image_size) : image_size_(image_size) {}
+  ImageTowerImpl(int64_t image_size, int64_t feature_width) : image_size_(image_size), feature_width_(feature_width) {}
 
   /// Throws: Error unless images is a floating point [B, 3, image_size, image_size].
   void check_images(const torch::Tensor& images) const;
@@ -50,11 +44,17 @@ class CONTRASTIVE_API ImageTowerImpl : public torch::nn::Module {
 
  private:
   int64_t image_size_;
+  int64_t feature_width_;
   uint64_t step_seed_ = 0;
   int64_t first_row_ = 0;
 };
 
-/// The tower a config describes. The config must be valid.
-CONTRASTIVE_API std::shared_ptr<ImageTowerImpl> make_image_tower(const ModelConfig& config, torch::Device device);
+/// What of an image tower there is. `projection`: the head alone, for features that were computed before.
+enum class ImageTowerPart { whole, projection };
+
+/// The tower a config describes. The config must be valid. A tower of the projection alone throws an Error when it is
+/// to compute features.
+CONTRASTIVE_API std::shared_ptr<ImageTowerImpl> make_image_tower(const ModelConfig& config, torch::Device device,
+                                                                 ImageTowerPart part = ImageTowerPart::whole);
 
 }  // namespace contrastive::models

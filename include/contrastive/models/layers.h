@@ -13,10 +13,10 @@
 /// Distributions are torch's defaults. Until reset_parameters or a load the values are undefined.
 namespace contrastive::models {
 
-/// y = x W^T + b. Shapes: x [..., in], weight [out, in], bias [out].
+/// y = x W^T + b. Shapes: x [..., in], weight [out, in], bias [out] or none.
 class CONTRASTIVE_API LinearImpl : public torch::nn::Module {
  public:
-  LinearImpl(int64_t in_features, int64_t out_features, torch::Device device);
+  LinearImpl(int64_t in_features, int64_t out_features, torch::Device device, bool has_bias = true);
 
   torch::Tensor forward(const torch::Tensor& x) const;
   void reset_parameters(at::Generator& generator);

@@ -11,9 +11,13 @@
 
 namespace contrastive::models {
 
-/// open_clip's vision_cfg as far as its native towers go. Units: pixels for sizes, channels for widths.
+/// The architectures that image towers are taken from timm with.
+enum class TimmFamily { none, vit, resnetv2, mixer };
+
+/// open_clip's vision_cfg as far as its own towers and timm's ViT, BiT ResNetV2 and MLP-Mixer go. Units: pixels for
+/// sizes, channels for widths.
 struct VisionConfig {
-  std::vector<int64_t> layers = {12};  ///< one number: depth of a ViT; four: blocks per stage of a ModifiedResNet
+  std::vector<int64_t> layers = {12};  ///< one number: depth of a ViT or Mixer; several: blocks of a ResNet's stages
   int64_t width = 768;
   int64_t head_width = 64;
   double mlp_ratio = 4.0;
@@ -21,28 +25,47 @@ struct VisionConfig {
   int64_t image_size = 224;
   bool no_ln_pre = false;
   bool final_ln_after_pool = false;
-  std::string pool_type = "tok";             ///< "tok": the class token; "avg": mean of the patch tokens, without it
+  /// "tok": the class token; "avg": mean of the patch tokens, without it; "map": attention pool (timm's ViTs).
+  std::string pool_type = "tok";
   std::optional<double> ls_init_value = {};  ///< LayerScale in every block, with this start value
   double patch_dropout = 0;                  ///< share of a sample's patches left out of a training step, in [0, 1)
   bool gelu_tanh = false;                    ///< act_kwargs: {approximate: tanh}
   double norm_eps = 1e-5;                    ///< norm_kwargs: {eps: ...}
-  std::string timm_model_name = {};  ///< a SigLIP tower (MAP head, no class token) by its name in timm; "": CLIP's own
 
+  /// A tower by its name in timm, as vit_base_patch16_224, vit_base_patch16_siglip_224, resnetv2_50x1_bit or
+  /// mixer_b16_224; "": CLIP's own. What follows is of timm's towers only.
+  std::string timm_model_name = {};
+  bool class_token = true;        ///< ViT: a class token stands before the patches
+  bool pre_norm = false;          ///< ViT: a norm between embedding and blocks
+  bool pre_logits = false;        ///< ViT: a dense layer with tanh after the pooling (ImageNet-21k ViTs of 2020)
+  int64_t token_mlp_width = 384;  ///< Mixer: hidden width of the MLPs over tokens
+  int64_t norm_groups = 32;       ///< BiT: of every GroupNorm
+  double weight_norm_eps = 1e-8;  ///< BiT: added to the variance by weight standardisation
+  std::string proj_type =
+      "none";  ///< "linear": a projection to embed_dim follows; "none": the width is the embedding's
+  bool proj_bias = false;
+
+  bool is_timm() const { return !timm_model_name.empty(); }
+
+  /// Of timm's name; `none` for CLIP's own towers.
+  CONTRASTIVE_API TimmFamily family() const;
+
+  /// CLIP's own ResNet.
   CONTRASTIVE_API bool is_resnet() const;
 
-  /// A ViT with SigLIP's attention pool instead of a class token.
-  bool is_siglip() const { return !timm_model_name.empty(); }
+  /// Whether features are projected to embed_dim (CLIP's own towers always do).
+  bool has_projection() const { return !is_timm() || proj_type == "linear"; }
 
   /// Attention heads: of every ViT block, or of the ResNet's attention pool.
   CONTRASTIVE_API int64_t heads() const;
 
-  /// Channels of the last feature map of a ResNet, else the width.
+  /// Width of the features before the projection: channels of the last feature map of a ResNet, else the width.
   CONTRASTIVE_API int64_t output_width() const;
 
   bool operator==(const VisionConfig&) const = default;
 };
 
-/// open_clip's text_cfg as far as its native tower goes.
+/// open_clip's text_cfg as far as its native tower and BERT go.
 struct TextConfig {
   int64_t context_length = 77;
   int64_t vocab_size = 49408;
@@ -51,7 +74,8 @@ struct TextConfig {
   int64_t layers = 12;
   double mlp_ratio = 4.0;
   bool no_causal_mask = false;
-  /// Position that is read: "argmax" (highest id, CLIP's end token), "first", "last", "eos" (the first eos_id).
+  /// Position that is read: "argmax" (highest id, CLIP's end token), "first", "last", "eos" (the first eos_id); "map":
+  /// an attention pool over all.
   std::string pool_type = "argmax";
   std::optional<int64_t> eos_id = {};
   std::string proj_type = "linear";  ///< "linear", or "none": the width is the embedding's
@@ -62,9 +86,19 @@ struct TextConfig {
   std::string hf_tokenizer_name = {};  ///< "": CLIP's byte pairs
   std::string tokenizer_clean = {};    ///< tokenizer_kwargs: {clean: ...}
   bool tokenizer_strip_sep = false;    ///< tokenizer_kwargs: {strip_sep_token: ...}
+  std::string tokenizer_policy = {};   ///< tokenizer_kwargs: {policy: lit}: see text::TokenizerSpec
+
+  /// A BERT by its name on the Hugging Face hub, as bert-base-uncased; "": the native tower. Its width, heads, layers,
+  /// mlp_ratio, vocab_size, norm_eps and gelu_tanh are the fields above; it is pooled at the first position.
+  std::string hf_model_name = {};
+  int64_t max_positions = 512;  ///< BERT: rows of its position table
+  int64_t token_types = 2;      ///< BERT: rows of its segment table; the first is used
+  int64_t pad_id = 0;           ///< BERT: tokens of this id are not attended to
+
+  bool is_bert() const { return !hf_model_name.empty(); }
 
   /// Whether features stay the same when a row's padding is cut off: nothing that is read comes after or sees it.
-  bool may_cut_padding() const { return !no_causal_mask && pool_type != "last"; }
+  bool may_cut_padding() const { return is_bert() || (!no_causal_mask && pool_type != "last" && pool_type != "map"); }
 
   bool operator==(const TextConfig&) const = default;
 };

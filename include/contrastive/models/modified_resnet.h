@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include <torch/nn/module.h>
@@ -58,7 +59,10 @@ class CONTRASTIVE_API AttentionPool2dImpl : public torch::nn::Module {
  public:
   AttentionPool2dImpl(int64_t side, int64_t channels, int64_t heads, int64_t embed_dim, torch::Device device);
 
-  torch::Tensor forward(const torch::Tensor& x) const;
+  /// Before the projection: x [B, C, h, w] to [B, C].
+  torch::Tensor forward_features(const torch::Tensor& x) const;
+
+  torch::Tensor forward(const torch::Tensor& x) const { return c_proj->forward(forward_features(x)); }
   void reset_parameters(at::Generator& generator);
 
   torch::Tensor positional_embedding;  ///< [1 + h w, C], the mean token first
@@ -78,7 +82,13 @@ class CONTRASTIVE_API ModifiedResNetImpl : public ImageTowerImpl {
  public:
   ModifiedResNetImpl(const VisionConfig& config, int64_t embed_dim, torch::Device device);
 
-  torch::Tensor forward(const torch::Tensor& images) override;
+  torch::Tensor forward_features(const torch::Tensor& images) override;
+  torch::Tensor project(const torch::Tensor& features) const override { return attnpool->c_proj->forward(features); }
+  bool has_head() const override { return true; }
+
+  /// The stem, the four stages, the attention pool.
+  int64_t num_layer_groups() const override { return 6; }
+  int64_t layer_group(const std::string& name) const override;
   void reset_parameters(at::Generator& generator) override;
   void checkpoint_activations(bool on) override { checkpoint_ = on; }
 

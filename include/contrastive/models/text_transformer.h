@@ -1,13 +1,17 @@
 #pragma once
 
+#include <string>
+
 #include <ATen/core/Generator.h>
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 
 #include "contrastive/core/export.h"
+#include "contrastive/models/attention_pool.h"
 #include "contrastive/models/layers.h"
 #include "contrastive/models/model_config.h"
+#include "contrastive/models/text_tower.h"
 #include "contrastive/models/transformer.h"
 
 namespace contrastive::models {
@@ -28,32 +32,30 @@ TORCH_MODULE(TokenEmbedding);
 /// Where tokens after the end token can't matter (causal, pooled by argmax or at eos_id) and the tokens are in CPU
 /// memory, the batch is cut at its longest caption: the same features, less work. Source: Radford et al. 2021,
 /// section 2.4, and the released model code.
-class CONTRASTIVE_API TextTransformerImpl : public torch::nn::Module {
+class CONTRASTIVE_API TextTransformerImpl : public TextTowerImpl {
  public:
   TextTransformerImpl(const TextConfig& config, int64_t embed_dim, Activation activation, torch::Device device);
 
-  /// Shapes: tokens [B, T] int64, 1 <= T <= context_length, to [B, E], not normalised.
-  /// Throws: Error if the shape or dtype is wrong, or (tokens in CPU memory) an id is outside the vocabulary.
-  torch::Tensor forward(const torch::Tensor& tokens) const;
-
-  void reset_parameters(at::Generator& generator);
-
-  /// Whether training steps keep only the input of each block and run it again in the backward pass.
-  void checkpoint_activations(bool on) { transformer->checkpoint_activations(on); }
+  torch::Tensor forward_features(const torch::Tensor& tokens) override;
+  torch::Tensor project(const torch::Tensor& features) const override;
+  bool has_head() const override { return config().proj_type == "linear"; }
+  int64_t num_layer_groups() const override;
+  int64_t layer_group(const std::string& name) const override;
+  void reset_parameters(at::Generator& generator) override;
+  void checkpoint_activations(bool on) override { transformer->checkpoint_activations(on); }
+  std::string checkpoint_name(const std::string& name) const override;
 
   torch::Tensor positional_embedding;  ///< [context_length, D]
   torch::Tensor text_projection;       ///< [D, E]; undefined with proj_type none or proj_bias
   Transformer transformer{nullptr};
   TokenEmbedding token_embedding{nullptr};
   LayerNorm ln_final{nullptr};
+  AttentionPoolLatent attn_pool{nullptr};  ///< with pool_type map only
   Linear text_projection_linear{nullptr};  ///< registered as text_projection, with proj_bias only
 
  private:
-  void check_tokens(const torch::Tensor& tokens) const;
+  torch::Tensor embed(const torch::Tensor& tokens) const;
   torch::Tensor pooled_positions(const torch::Tensor& tokens) const;
-  torch::Tensor project(const torch::Tensor& x) const;
-
-  TextConfig config_;
 };
 TORCH_MODULE(TextTransformer);
 

@@ -38,7 +38,8 @@ struct TransformerOptions {
   double norm_eps = 1e-5;
   std::optional<double> ls_init_value = {};  ///< LayerScale after attention and MLP, with this start value
 
-  int64_t mlp_width() const { return static_cast<int64_t>(static_cast<double>(width) * mlp_ratio); }
+  /// Rounded down; a ratio that was computed from a width gives that width.
+  int64_t mlp_width() const { return static_cast<int64_t>(static_cast<double>(width) * mlp_ratio + 1e-6); }
 };
 
 /// Multi-head self-attention with packed query, key and value weights. Letters: B batch, T tokens, D width.

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 
@@ -16,7 +18,11 @@ class CONTRASTIVE_API VisionTransformerImpl : public ImageTowerImpl {
  public:
   VisionTransformerImpl(const VisionConfig& config, int64_t embed_dim, Activation activation, torch::Device device);
 
-  torch::Tensor forward(const torch::Tensor& images) override;
+  torch::Tensor forward_features(const torch::Tensor& images) override;
+  torch::Tensor project(const torch::Tensor& features) const override { return features.matmul(proj); }
+  bool has_head() const override { return true; }
+  int64_t num_layer_groups() const override;
+  int64_t layer_group(const std::string& name) const override;
   void reset_parameters(at::Generator& generator) override;
   void checkpoint_activations(bool on) override { transformer->checkpoint_activations(on); }
 

@@ -11,7 +11,7 @@
 #include "contrastive/core/export.h"
 #include "contrastive/image/transform.h"
 #include "contrastive/models/clip_model.h"
-#include "contrastive/optim/adamw.h"
+#include "contrastive/optim/optimizer.h"
 
 namespace contrastive::train {
 
@@ -35,14 +35,15 @@ struct CheckpointContent {
   models::ModelConfig config;
   image::PreprocessSpec preprocess;
   NamedTensors weights;
-  NamedTensors optimizer;                  ///< AdamW::state, of the parameters that this process updates
+  NamedTensors optimizer;                  ///< Optimizer::state, of the parameters that this process updates
   std::filesystem::path tokenizer_folder;  ///< files in there are copied; may be missing
+  std::vector<LazyTensor> absent = {};     ///< the rest of the weights, where this process doesn't hold all
 };
 
 /// The content of this moment; its tensors share the model's and the optimiser's memory.
 CONTRASTIVE_API CheckpointContent checkpoint_content(const RunState& state, const models::ClipModel& model,
                                                      const image::PreprocessSpec& preprocess,
-                                                     const optim::AdamW& optimizer,
+                                                     const optim::Optimizer& optimizer,
                                                      const std::filesystem::path& tokenizer_folder = {});
 
 /// The file of a rank's part of the optimiser's state: "optimizer.safetensors" if there is one part only, else
@@ -92,7 +93,7 @@ CONTRASTIVE_API RunState verify_checkpoint(const std::filesystem::path& folder);
 /// verify_checkpoint, then loads the weights and the optimiser's state; an optimiser of some of the model's parameters
 /// takes its part, however many processes wrote the state. Throws: CheckpointError.
 CONTRASTIVE_API RunState load_checkpoint(const std::filesystem::path& folder, models::ClipModel& model,
-                                         optim::AdamW& optimizer);
+                                         optim::Optimizer& optimizer);
 
 /// A state as JSON text, as state.json holds it, and back. Throws: CheckpointError if the text is something else.
 CONTRASTIVE_API std::string to_text(const RunState& state);

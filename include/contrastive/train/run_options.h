@@ -35,7 +35,7 @@ struct CropOptions {
 
   template <typename Fields>
   void fields(Fields& f) {
-    f("kind", kind, one_of({"random_resized", "random_square"}));
+    f("kind", kind, one_of({"random_resized", "random_square", "none"}));
     f("scale_min", scale_min, {.minimum = 0, .maximum = 1, .minimum_excluded = true});
     f("scale_max", scale_max, {.minimum = 0, .maximum = 1, .minimum_excluded = true});
   }
@@ -99,6 +99,42 @@ struct TrainOptions {
   }
 };
 
+/// Settings of the parameters whose whole name a regular expression matches; of the rules that match a parameter and
+/// name a setting, the first decides it.
+struct ParameterRuleOptions {
+  std::string match;
+  std::optional<double> lr;     ///< multiplier
+  std::optional<double> decay;  ///< multiplier; a rule with it decides alone whether the parameter decays
+  bool freeze = false;
+  std::optional<std::string> unlock_at;  ///< a duration: no update before that step
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("match", match, required());
+    f("lr", lr, greater_than(0));
+    f("decay", decay, at_least(0));
+    f("freeze", freeze);
+    f("unlock_at", unlock_at);
+  }
+};
+
+/// What only Adafactor has. Source: big_vision's scale_by_adafactor.
+struct AdafactorFields {
+  double beta2_cap = 0.999;
+  std::optional<double> momentum = 0.9;
+  std::string momentum_dtype = "bf16";
+  std::optional<double> clipping_threshold;
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("beta2_cap", beta2_cap, between(0, 0.9999999));
+    f("momentum", momentum, between(0, 0.9999999));
+    f("momentum_dtype", momentum_dtype, one_of({"bf16", "fp32"}));
+    f("clipping_threshold", clipping_threshold, greater_than(0));
+  }
+};
+
+/// Durations are texts such as `10000 steps`, `5e6 samples`, `2 epochs` or `3 %` (of the run).
 struct OptimizerOptions {
   std::string name = "adamw";
   double lr = 5e-4;
@@ -107,34 +143,90 @@ struct OptimizerOptions {
   double eps = 1e-6;
   double weight_decay = 0.2;
   std::string decay_rule = "open_clip_3";
+  /// `coupled`: a step takes lr * weight_decay off (AdamW). `schedule_only`: the schedule's factor * weight_decay,
+  /// whatever lr is (big_vision).
+  std::string decay_convention = "coupled";
   int64_t warmup_steps = 100;
+  std::optional<std::string> warmup;  ///< a duration, instead of warmup_steps
+  /// The rate of the first step: `first_step`: 1 / warmup_steps of lr (open_clip); `zero`: nothing (big_vision).
+  std::string warmup_from = "first_step";
   std::string schedule = "cosine";
   int64_t cooldown_steps = 0;
+  std::optional<std::string> cooldown;  ///< a duration, instead of cooldown_steps
   double cooldown_power = 1.0;
   double cooldown_end_lr = 0.0;
+  double end = 0;            ///< linear and polynomial: the last rate, as a share of lr
+  double power = 1;          ///< polynomial
+  double timescale = 10000;  ///< rsqrt, in steps
   std::optional<double> clip_norm;
+  std::optional<double> max_logit_scale = 100;  ///< exp(logit_scale) stays in [1, this]; null: it is free
+  AdafactorFields adafactor;
+  std::vector<ParameterRuleOptions> rules;
 
   template <typename Fields>
   void fields(Fields& f) {
-    f("name", name, one_of({"adamw"}));
+    f("name", name, one_of({"adamw", "adafactor", "lion"}));
     f("lr", lr, greater_than(0));
     f("beta1", beta1, between(0, 0.9999999));
     f("beta2", beta2, between(0, 0.9999999));
     f("eps", eps, greater_than(0));
     f("weight_decay", weight_decay, at_least(0));
-    f("decay_rule", decay_rule, one_of({"open_clip_3", "open_clip_main"}));
+    f("decay_rule", decay_rule, one_of({"open_clip_3", "open_clip_main", "kernels", "all", "none"}));
+    f("decay_convention", decay_convention, one_of({"coupled", "schedule_only"}));
     f("warmup_steps", warmup_steps, at_least(0));
-    f("schedule", schedule, one_of({"cosine", "constant", "constant_cooldown"}));
+    f("warmup", warmup);
+    f("warmup_from", warmup_from, one_of({"first_step", "zero"}));
+    f("schedule", schedule, one_of({"cosine", "constant", "constant_cooldown", "linear", "polynomial", "rsqrt"}));
     f("cooldown_steps", cooldown_steps, at_least(0));
+    f("cooldown", cooldown);
     f("cooldown_power", cooldown_power, greater_than(0));
     f("cooldown_end_lr", cooldown_end_lr, at_least(0));
+    f("end", end, at_least(0));
+    f("power", power, greater_than(0));
+    f("timescale", timescale, greater_than(0));
     f("clip_norm", clip_norm, greater_than(0));
+    f("max_logit_scale", max_logit_scale, greater_than(1));
+    f("adafactor", adafactor);
+    f("rules", rules);
   }
 
   void validate(const OptionScope& scope) const {
-    const bool cools_down = schedule == "constant_cooldown";
-    if (cools_down && cooldown_steps == 0) scope.fail("cooldown_steps", "must be at least 1 with constant_cooldown");
-    if (!cools_down && cooldown_steps > 0) scope.fail("cooldown_steps", "has no meaning without constant_cooldown");
+    const bool has_cooldown = cooldown_steps > 0 || cooldown.has_value();
+    if (schedule == "constant_cooldown" && !has_cooldown) {
+      scope.fail("cooldown_steps", "must be at least 1 with constant_cooldown");
+    }
+    const bool may_cool_down = schedule == "constant_cooldown" || schedule == "rsqrt";
+    if (!may_cool_down && has_cooldown) {
+      scope.fail("cooldown_steps", "has no meaning without constant_cooldown or rsqrt");
+    }
+  }
+};
+
+/// A tower's own start and what of it is trained.
+struct TowerOptions {
+  std::string checkpoint;                ///< FILE[:subtree] or a folder; "": that of `weights`, or random
+  int64_t unlocked_groups = 0;           ///< of a locked tower: layer groups, counted from the head, that are trained
+  std::optional<std::string> unlock_at;  ///< of a locked tower: a duration, from which on all of it is trained
+  bool lock_head = false;                ///< the projection of a locked tower is locked, too
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    f("checkpoint", checkpoint);
+    f("unlocked_groups", unlocked_groups, at_least(0));
+    f("unlock_at", unlock_at);
+    f("lock_head", lock_head);
+  }
+};
+
+struct ImageTowerOptions : TowerOptions {
+  std::optional<int64_t> batch_size;  ///< images that a locked tower forwards at a time; null: a rank's batch at once
+  std::string cache;                  ///< folder with its embeddings of the training set; "": none
+
+  template <typename Fields>
+  void fields(Fields& f) {
+    TowerOptions::fields(f);
+    f("batch_size", batch_size, at_least(1));
+    f("cache", cache);
   }
 };
 
@@ -156,11 +248,15 @@ struct CheckpointOptions {
 struct ZeroShotDataOptions {
   std::string data;  ///< a folder in CLIP_benchmark's layout, `synthetic`, or "" for none
   int64_t batch_size = 256;
+  std::string prompts;        ///< a prompt set (see text::prompt_set); "": the folder's templates
+  bool canonicalize = false;  ///< class names and templates in lower case without punctuation
 
   template <typename Fields>
   void fields(Fields& f) {
     f("data", data);
     f("batch_size", batch_size, at_least(1));
+    f("prompts", prompts);
+    f("canonicalize", canonicalize);
   }
 };
 
@@ -219,7 +315,12 @@ struct CONTRASTIVE_API RunOptions {
   int64_t threads = 0;    ///< compute threads of each rank; 0: the machine's cores shared by its ranks
   ConfigNode model;       ///< a shipped name, a JSON file, or open_clip's model JSON itself; null: that of `weights`
   std::string weights;    ///< a checkpoint to start from (see eval::CheckpointRequest); "": random weights
-  std::string tokenizer;  ///< folder with the vocabulary of a model that doesn't use CLIP's; "": that of `weights`
+  std::string tokenizer;  ///< folder with the vocabulary of a model that doesn't use CLIP's; "": that of the weights
+  /// A letter for the image tower and one for the text tower. L: from a checkpoint and locked; U: from a checkpoint and
+  /// trained; u: random and trained. "": trained, from whatever checkpoints are given. Source: Zhai et al. 2022 (LiT).
+  std::string lock;
+  ImageTowerOptions image;
+  TowerOptions text;
   ConfigNode preprocess = ConfigNode::make_map();
   DataOptions data;
   TrainOptions train;
@@ -228,6 +329,7 @@ struct CONTRASTIVE_API RunOptions {
   EvaluationOptions eval;
   DistributedOptions distributed;
   LogOptions log;
+  ConfigNode where_to_get = ConfigNode::make_map();  ///< by key (`image.checkpoint`): said if that is not there
 
   template <typename Fields>
   void fields(Fields& f) {
@@ -240,6 +342,9 @@ struct CONTRASTIVE_API RunOptions {
     f("model", model);
     f("weights", weights);
     f("tokenizer", tokenizer);
+    f("lock", lock, one_of({"", "LL", "LU", "Lu", "UL", "UU", "Uu", "uL", "uU", "uu"}));
+    f("image", image);
+    f("text", text);
     f("preprocess", preprocess);
     f("data", data);
     f("train", train);
@@ -248,9 +353,13 @@ struct CONTRASTIVE_API RunOptions {
     f("eval", eval);
     f("distributed", distributed);
     f("log", log);
+    f("where_to_get", where_to_get);
   }
 
   void validate(const OptionScope& scope) const;
+
+  bool locks_image() const { return lock.starts_with('L'); }
+  bool locks_text() const { return lock.ends_with('L'); }
 
   std::filesystem::path run_directory() const { return std::filesystem::path(output) / name; }
 };

@@ -23,6 +23,7 @@ struct RunSummary {
   int64_t total_steps = 0;
   int64_t first_step = 0;  ///< above 0: resumed there
   std::string device;
+  std::string plan;        ///< a table of what is trained, at which learning rate and weight decay
   double chance_loss = 0;  ///< ln(batch): what a model that knows nothing gets
 };
 

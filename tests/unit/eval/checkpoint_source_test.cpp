@@ -16,6 +16,7 @@
 #include "contrastive/eval/checkpoint_writer.h"
 #include "contrastive/eval/model_folder.h"
 #include "contrastive/eval/preprocess_config.h"
+#include "contrastive/models/text_transformer.h"
 #include "contrastive/models/weight_names.h"
 
 #include "tests/support/errors.h"
@@ -99,7 +100,7 @@ TEST_F(CheckpointSourceTest, ASiglipModelSurvivesAnOpenClipFolder) {
   write_checkpoint(folder_ / "out", CheckpointFormat::open_clip, source);
   EXPECT_EQ(open_checkpoint({.path = folder_ / "out"}).config, source.config);
   EXPECT_NE(
-      test::message_of([&] { write_checkpoint(folder_ / "hf", CheckpointFormat::hf, source); }).find("a SigLIP tower"),
+      test::message_of([&] { write_checkpoint(folder_ / "hf", CheckpointFormat::hf, source); }).find("an image tower of timm's"),
       std::string::npos);
   EXPECT_FALSE(fs::exists(folder_ / "hf"));
 }
@@ -110,7 +111,7 @@ TEST_F(CheckpointSourceTest, AnotherImageSizeAndContextLengthResizeThePositions)
   EXPECT_EQ(loaded.model->config().vision_cfg.image_size, 32);
   EXPECT_EQ(loaded.preprocess.size, 32);
   EXPECT_EQ(loaded.model->encode_image(at::zeros({1, 3, 32, 32})).size(1), 32);
-  EXPECT_EQ(loaded.model->text->positional_embedding.size(0), 9);
+  EXPECT_EQ(loaded.model->text->as<models::TextTransformerImpl>()->positional_embedding.size(0), 9);
 }
 
 TEST_F(CheckpointSourceTest, AConfigThatContradictsTheRecordedActivationIsAnError) {

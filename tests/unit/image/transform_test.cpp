@@ -1,6 +1,8 @@
 #include "contrastive/image/transform.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <set>
 #include <string>
 #include <thread>
@@ -11,6 +13,7 @@
 #include "contrastive/core/digest.h"
 #include "contrastive/core/error.h"
 
+#include "tests/support/errors.h"
 #include "tests/unit/image/image_fixtures.h"
 
 namespace contrastive::image {
@@ -60,6 +63,85 @@ TEST(PreprocessTest, PutsTheCentreCropAtTheEvenHalf) {
     EXPECT_EQ(tall.pixels.at(0), 0) << "height " << side;
     EXPECT_EQ(tall.pixels.at(1), offset) << "height " << side;
   }
+}
+
+TEST(PreprocessTest, ACropFractionResizesToMoreThanTheSquare) {
+  // 224 / 0.875 = 256, as torchvision's Resize(256) and CenterCrop(224).
+  const auto image = decode_image(fixture("grey.jpg"));
+  PreprocessSpec spec;
+  spec.size = 28;
+  spec.crop_fraction = 0.875;
+  const auto shorter = std::min(image.width, image.height);
+  const auto width = 32 * image.width / shorter, height = 32 * image.height / shorter;
+  const auto halved = [](int64_t extra) { return extra % 4 == 3 ? extra / 2 + 1 : extra / 2; };
+  const auto whole = to_rgb(resize(image, width, height, spec.interpolation));
+  EXPECT_EQ(preprocess_for_evaluation(image, spec).pixels,
+            crop(whole, {halved(width - 28), halved(height - 28), 28, 28}).pixels);
+  spec.resize_mode = ResizeMode::squash;
+  EXPECT_EQ(preprocess_for_evaluation(image, spec).pixels,
+            crop(to_rgb(resize(image, 32, 32, spec.interpolation)), {2, 2, 28, 28}).pixels);
+}
+
+/// The formula in double, of one channel: half-pixel centres, four neighbours, cut off.
+int two_tap_value(const Image& image, double column, double row, int64_t channel) {
+  const auto clamped = [](double place, int64_t size) {
+    return std::clamp<int64_t>(static_cast<int64_t>(place), 0, size - 1);
+  };
+  const auto value = [&](double x, double y) {
+    return static_cast<double>(image.row(clamped(y, image.height))[clamped(x, image.width) * 3 + channel]);
+  };
+  const double x = std::floor(column), y = std::floor(row), share = column - x;
+  const auto in_row = [&](double line) { return value(x, line) * (1 - share) + value(x + 1, line) * share; };
+  return static_cast<int>(in_row(y) * (1 - (row - y)) + in_row(y + 1) * (row - y));
+}
+
+TEST(PreprocessTest, WithoutAntialiasFourNeighboursAreWeightedAndCutOff) {
+  const auto image = coordinates(37, 21);
+  const auto small = resize_without_antialias(image, 8, 5);
+  for (int64_t y = 0; y < 5; ++y) {
+    for (int64_t x = 0; x < 8; ++x) {
+      const double column = (static_cast<double>(x) + 0.5) * 37 / 8 - 0.5;
+      const double row = (static_cast<double>(y) + 0.5) * 21 / 5 - 0.5;
+      EXPECT_EQ(small.row(y)[x * 3], two_tap_value(image, column, row, 0)) << x << ", " << y;
+      EXPECT_EQ(small.row(y)[x * 3 + 1], two_tap_value(image, column, row, 1)) << x << ", " << y;
+    }
+  }
+}
+
+TEST(PreprocessTest, WithoutAntialiasSidesAreRoundedToEvenAndOffsetsDown) {
+  PreprocessSpec spec;
+  spec.size = 4;
+  spec.interpolation = Interpolation::bilinear;
+  spec.antialias = false;
+  // 8 x 13 becomes 4 x 6 (6.5, halves to even), 8 x 15 becomes 4 x 8 (7.5); the crop starts at (6 - 4) / 2 and (8 - 4)
+  // / 2.
+  for (const auto& [side, resized, offset] :
+       std::vector<std::array<int64_t, 3>>{{13, 6, 1}, {15, 8, 2}, {14, 7, 1}, {17, 8, 2}}) {
+    const auto image = coordinates(8, side);
+    EXPECT_EQ(preprocess_for_evaluation(image, spec).pixels,
+              crop(resize_without_antialias(image, 4, resized), {0, offset, 4, 4}).pixels)
+        << side;
+  }
+  spec.crop_fraction = 0.5;
+  EXPECT_EQ(preprocess_for_evaluation(coordinates(16, 16), spec).pixels,
+            crop(resize_without_antialias(coordinates(16, 16), 8, 8), {2, 2, 4, 4}).pixels);
+}
+
+TEST(PreprocessTest, RefusesSpecsThatDoNotFitTogether) {
+  const auto message = [](const PreprocessSpec& spec) {
+    return test::message_of([&] { preprocess_for_evaluation(coordinates(8, 8), spec); });
+  };
+  PreprocessSpec spec;
+  spec.crop_fraction = 1.5;
+  EXPECT_EQ(message(spec), "[preprocess_for_evaluation] crop_fraction must be in (0, 1], but is 1.5");
+  spec.crop_fraction = 0.5;
+  spec.resize_mode = ResizeMode::longest;
+  EXPECT_NE(message(spec).find("need resize_mode shortest or squash"), std::string::npos);
+  spec = {};
+  spec.antialias = false;
+  EXPECT_NE(message(spec).find("needs bilinear"), std::string::npos);
+  Image grey{4, 4, PixelMode::grey, std::vector<uint8_t>(16), {}};
+  EXPECT_NE(test::message_of([&] { resize_without_antialias(grey, 2, 2); }).find("must be RGB"), std::string::npos);
 }
 
 TEST(PreprocessTest, ComputesOnlyTheCropOfTheResizedImage) {

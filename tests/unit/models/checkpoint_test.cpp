@@ -14,6 +14,7 @@
 
 #include "contrastive/models/clip_model.h"
 #include "contrastive/models/precision.h"
+#include "contrastive/models/text_transformer.h"
 
 #include "tests/support/tensors.h"
 
@@ -164,7 +165,7 @@ TEST(ActivationCheckpointTest, ParametersGetTheirGradientsWhereTheInputNeedsNone
   const auto inputs = inputs_for(plain, 4);
   step(plain, inputs, false);
   step(saving, inputs, false);
-  EXPECT_TRUE(saving->text->transformer->blocks()[0]->mlp->c_fc->weight.grad().defined());
+  EXPECT_TRUE(saving->text->as<TextTransformerImpl>()->transformer->blocks()[0]->mlp->c_fc->weight.grad().defined());
   expect_equal_gradients(saving, plain);
 }
 
@@ -180,7 +181,7 @@ TEST(ActivationCheckpointTest, GradientsThatAreToBeReturnedAreRefused) {
   auto model = make(vit(), true);
   const auto features = model->encode_text(tokens_of(2));
   try {
-    torch::autograd::grad({features.sum()}, {model->text->positional_embedding});
+    torch::autograd::grad({features.sum()}, {model->text->as<TextTransformerImpl>()->positional_embedding});
     FAIL();
   } catch (const c10::Error& error) {
     EXPECT_NE(std::string(error.what()).find("[activation checkpointing] the backward pass must add gradients"),

@@ -72,13 +72,22 @@ TEST(ModelConfigTest, UnsupportedFieldsOfOpenClipAreNamed) {
                "vision_cfg.timm_model_name: 'convnext_base' is not supported by this version");
   expect_error(with_vision(R"("timm_model_name": "vit_base_patch16_siglip_gap_224")"),
                "is not supported by this version");
-  expect_error(with_vision(R"("timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "avg")"),
-               "vision_cfg.timm_pool: expected map");
+  expect_error(with_vision(R"("timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "rot_attn")"),
+               "vision_cfg.timm_pool: 'rot_attn' is not one of");
+  expect_error(with_vision(R"("timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "token")"),
+               "vision_cfg.pool_type: tok needs a class token");
+  expect_error(with_vision(R"("timm_model_name": "resnetv2_50x1_bit", "timm_pool": "map")"),
+               "a BiT or Mixer is pooled by the mean");
   expect_error(with_vision(R"("attentional_pool": true)"), "vision_cfg.attentional_pool");
   expect_error(with_vision(R"("timm_drop": 0.1)"), "vision_cfg.timm_drop: not supported by this version (only 0)");
   expect_error(with_vision(R"("act_kwargs": {"approximate": "sigmoid"})"), "vision_cfg.act_kwargs.approximate");
   expect_error(with_vision(R"("norm_kwargs": {"epsilon": 1e-6})"), "vision_cfg.norm_kwargs.epsilon: unknown key");
   expect_error(with_text(R"("hf_model_name": "roberta-base")"), "text_cfg.hf_model_name");
+  expect_error(with_text(R"("hf_model_name": "bert-base-uncased")"),
+               "text_cfg.hf_proj_type: expected linear or none, found mlp");
+  expect_error(
+      with_text(R"("hf_model_name": "bert-base-uncased", "hf_proj_type": "none", "hf_pooler_type": "cls_pooler")"),
+      "text_cfg.hf_pooler_type: expected cls_last_hidden_state_pooler, found cls_pooler");
   expect_error(with_text(R"("embed_cls": true)"), "text_cfg.embed_cls");
   expect_error(R"({"embed_dim": 64, "vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": {"width": 8}})",
                "multimodal_cfg");
@@ -112,7 +121,30 @@ TEST(ModelConfigTest, ASiglipTowerTakesItsSizesFromItsName) {
   EXPECT_EQ(config.text_cfg.tokenizer_clean, "canonicalize");
   EXPECT_EQ(parse(to_json(to_node(config))), config);
   expect_error(head + R"(, "timm_model_kwargs": {"embed_dim": 64, "num_heads": 2}}, "text_cfg": {}})",
-               "embed_dim: must be the SigLIP tower's width 64, but is 1152");
+               "embed_dim: must be the image tower's width 64 with timm_proj none, but is 1152");
+}
+
+TEST(ModelConfigTest, TowersOfOtherLibrariesSurviveBeingWritten) {
+  const std::string text = R"("text_cfg": {"context_length": 16, "hf_model_name": "bert-base-uncased",
+    "hf_proj_type": "linear", "hf_pooler_type": "cls_last_hidden_state_pooler", "proj_bias": true,
+    "hf_model_config": {"hidden_size": 40, "num_attention_heads": 2, "intermediate_size": 96, "hidden_act": "gelu_new"},
+    "tokenizer_kwargs": {"policy": "lit"}})";
+  for (
+      const std::string vision :
+      {R"("timm_model_name": "vit_base_patch16_224", "timm_pool": "token", "timm_proj": "linear", "timm_proj_bias": true,
+           "timm_model_kwargs": {"act_layer": "gelu_tanh", "pre_logits": true, "init_values": 1e-5})",
+       R"("timm_model_name": "vit_large_patch16_224.augreg_in21k", "timm_pool": "avg", "timm_proj": "linear",
+           "timm_model_kwargs": {"class_token": false, "fc_norm": true, "depth": 3, "pre_norm": true})",
+       R"("timm_model_name": "resnetv2_101x1_bit", "timm_proj": "linear",
+           "timm_model_kwargs": {"layers": [2, 2], "stem_width": 8, "norm_groups": 4, "weight_norm_eps": 1e-10})",
+       R"("timm_model_name": "mixer_l16_224", "timm_proj": "linear",
+           "timm_model_kwargs": {"token_mlp_width": 24, "depth": 2, "embed_dim": 32})"}) {
+    const auto config = parse(R"({"embed_dim": 64, "vision_cfg": {)" + vision + "}, " + text + "}");
+    EXPECT_TRUE(config.custom_text);
+    EXPECT_EQ(config.text_cfg.width, 40);
+    EXPECT_EQ(config.text_cfg.hf_tokenizer_name, "bert-base-uncased");
+    EXPECT_EQ(parse(to_json(to_node(config))), config) << to_json(to_node(config));
+  }
 }
 
 TEST(ModelConfigTest, TextMayBePooledAtItsOwnEndToken) {

@@ -7,7 +7,6 @@
 #include <gtest/gtest.h>
 
 #include "contrastive/core/error.h"
-#include "contrastive/models/clip_model.h"
 
 #include "tests/support/tensors.h"
 
@@ -33,52 +32,6 @@ std::string load_error(AdamW& optimizer, const NamedTensors& state) {
     return error.what();
   }
   return "";
-}
-
-models::ModelConfig vit_b32() {
-  models::ModelConfig config;
-  config.vision_cfg.patch_size = 32;
-  return config;
-}
-
-struct Counts {
-  int64_t tensors = 0, values = 0;
-};
-
-Counts decayed(const NamedTensors& parameters, const DecayRule& rule) {
-  Counts counts;
-  for (const auto& [name, tensor] : parameters) {
-    if (rule(name, tensor)) counts = {counts.tensors + 1, counts.values + tensor.numel()};
-  }
-  return counts;
-}
-
-TEST(DecayRuleTest, ViTB32HasTheDecaySetsOfBothOpenClipRules) {
-  const auto parameters = models::ClipModel(vit_b32(), at::kMeta)->named_trainable();
-  const auto classic = decayed(parameters, decay_rule("open_clip_3"));
-  EXPECT_EQ(parameters.size(), 302U);
-  EXPECT_EQ(classic.tensors, 102);
-  EXPECT_EQ(classic.values, 151072768);
-  EXPECT_EQ(decayed(parameters, decay_rule("open_clip_main")).tensors, 100);
-}
-
-TEST(DecayRuleTest, OnlyTheClassicRuleDecaysPositionalEmbeddings) {
-  const auto matrix = at::zeros({2, 2});
-  EXPECT_TRUE(open_clip_decays("visual.positional_embedding", matrix));
-  EXPECT_FALSE(matrix_decays("visual.positional_embedding", matrix));
-  EXPECT_FALSE(matrix_decays("positional_embedding", matrix));
-  EXPECT_TRUE(matrix_decays("visual.attnpool.positional_embedding", matrix));
-  EXPECT_FALSE(open_clip_decays("visual.class_embedding", at::zeros({2})));
-  EXPECT_FALSE(open_clip_decays("logit_scale", matrix));
-}
-
-TEST(DecayRuleTest, AnUnknownRuleIsAnError) {
-  try {
-    decay_rule("all");
-    FAIL() << "no error";
-  } catch (const ConfigError& error) {
-    EXPECT_STREQ(error.what(), "[decay_rule] expected open_clip_3 or open_clip_main, found all");
-  }
 }
 
 TEST(AdamWTest, ADivisorEqualsGradientsDividedBeforehand) {
@@ -117,6 +70,33 @@ TEST(AdamWTest, AParameterWithoutGradientStaysAsItIs) {
   EXPECT_FALSE(parameters[0].second.grad().defined());
 }
 
+TEST(AdamWTest, RatesAndDecaysPerParameterEqualAnOptimizerForEach) {
+  const auto together = two_parameters(), apart = two_parameters();
+  AdamW both(together, {}, {{.decay = 0.5}, {.decay = 0.1}});
+  AdamW weight({apart[0]}, {}, {{.decay = 0.5}}), bias({apart[1]}, {}, {{.decay = 0.1}});
+  for (uint64_t step = 0; step < 3; ++step) {
+    set_gradients(together, 10 * step);
+    set_gradients(apart, 10 * step);
+    both.step(std::vector<double>{0.01, 0.03});
+    weight.step(0.01);
+    bias.step(0.03);
+  }
+  for (size_t i = 0; i < together.size(); ++i) {
+    EXPECT_TRUE(test::tensors_equal(together[i].first, together[i].second.detach(), apart[i].second.detach()));
+  }
+}
+
+TEST(AdamWTest, FirstStepInDoublePrecisionIsTheTextbookFormula) {
+  const auto parameters = two_parameters(at::kDouble);
+  const auto start = parameters[0].second.detach().clone();
+  AdamW optimizer(parameters, {.beta1 = 0.9, .beta2 = 0.99, .eps = 1e-3, .weight_decay = 0.1}, open_clip_decays);
+  set_gradients(parameters, 3);
+  const auto gradient = parameters[0].second.grad().clone();
+  optimizer.step(0.01);
+  const auto expected = start - 0.01 * (0.1 * start + gradient / (gradient.abs() + 1e-3));
+  EXPECT_TRUE(test::tensors_near("weight", parameters[0].second, expected, {1e-14, 0}));
+}
+
 TEST(AdamWTest, ContinuingFromASavedStateEqualsNeverStopping) {
   const auto a = two_parameters();
   AdamW first(a, {}, open_clip_decays);
@@ -144,8 +124,8 @@ TEST(AdamWTest, AStateThatDoesNotFitIsRefusedByName) {
   state[0].second = at::zeros({7});
   state.emplace_back("exp_avg.other", at::zeros({2}));
   const auto message = load_error(optimizer, state);
-  for (const auto* part : {"step: missing, expected []", "exp_avg.w.weight: expected [4, 5], found [7]",
-                           "exp_avg.other: unexpected, [2]"}) {
+  for (const auto* part : {"[adamw] the optimizer state doesn't fit the parameters", "step: missing, expected []",
+                           "exp_avg.w.weight: expected [4, 5], found [7]", "exp_avg.other: unexpected, [2]"}) {
     EXPECT_NE(message.find(part), std::string::npos) << part << " in " << message;
   }
 }

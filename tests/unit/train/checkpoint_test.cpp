@@ -8,6 +8,7 @@
 
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
+#include "contrastive/optim/adamw.h"
 
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"

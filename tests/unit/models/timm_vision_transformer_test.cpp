@@ -1,4 +1,4 @@
-#include "contrastive/models/siglip_vision_transformer.h"
+#include "contrastive/models/timm_vision_transformer.h"
 
 #include <set>
 #include <string>
@@ -21,6 +21,8 @@ ModelConfig tiny(double patch_dropout = 0) {
   config.init_logit_bias = -10;
   auto& vision = config.vision_cfg;
   vision.timm_model_name = "vit_base_patch16_siglip_224";
+  vision.class_token = false;
+  vision.pool_type = "map";
   vision.image_size = 20;
   vision.patch_size = 8;
   vision.width = 24;
@@ -41,7 +43,7 @@ ClipModel model_of(const ModelConfig& config) {
   return model;
 }
 
-TEST(SiglipVisionTransformerTest, TensorsHaveTheNamesOfTimm) {
+TEST(TimmVisionTransformerTest, TensorsHaveTheNamesOfTimm) {
   std::set<std::string> names;
   for (const auto& [name, tensor] : model_of(tiny())->state()) names.insert(name);
   for (const char* expected : {"logit_scale",
@@ -71,7 +73,7 @@ TEST(SiglipVisionTransformerTest, TensorsHaveTheNamesOfTimm) {
   }
 }
 
-TEST(SiglipVisionTransformerTest, PixelsBeyondTheLastWholePatchDontMatter) {
+TEST(TimmVisionTransformerTest, PixelsBeyondTheLastWholePatchDontMatter) {
   auto model = model_of(tiny());
   const auto images = test::random_normal({2, 3, 20, 20}, 5);
   auto changed = images.clone();
@@ -80,7 +82,7 @@ TEST(SiglipVisionTransformerTest, PixelsBeyondTheLastWholePatchDontMatter) {
   EXPECT_TRUE(test::tensors_equal("features", model->encode_image(changed), model->encode_image(images)));
 }
 
-TEST(SiglipVisionTransformerTest, EveryParameterGetsAGradient) {
+TEST(TimmVisionTransformerTest, EveryParameterGetsAGradient) {
   auto model = model_of(tiny());
   model->train();
   const auto output = model->forward(test::random_normal({3, 3, 20, 20}, 5), at::randint(0, 40, {3, 7}, at::kLong));
@@ -88,7 +90,7 @@ TEST(SiglipVisionTransformerTest, EveryParameterGetsAGradient) {
   for (const auto& [name, parameter] : model->named_trainable()) EXPECT_TRUE(parameter.grad().defined()) << name;
 }
 
-TEST(SiglipVisionTransformerTest, PatchDropoutIsDrawnFromTheStepsSeedAndOnlyInTraining) {
+TEST(TimmVisionTransformerTest, PatchDropoutIsDrawnFromTheStepsSeedAndOnlyInTraining) {
   auto model = model_of(tiny(0.5));
   const auto images = test::random_normal({2, 3, 20, 20}, 5);
   const auto encode = [&](uint64_t seed) {
@@ -103,14 +105,15 @@ TEST(SiglipVisionTransformerTest, PatchDropoutIsDrawnFromTheStepsSeedAndOnlyInTr
   EXPECT_TRUE(test::tensors_equal("evaluation", encode(1), encode(2)));
 }
 
-TEST(SiglipVisionTransformerTest, AnotherWidthThanTheEmbeddingsIsRefused) {
+TEST(TimmVisionTransformerTest, AnotherWidthThanTheEmbeddingsIsRefused) {
   auto config = tiny();
   config.embed_dim = 32;
   try {
     ClipModel model(config);
     FAIL() << "no error";
   } catch (const std::exception& error) {
-    EXPECT_STREQ(error.what(), "[model config] embed_dim: must be the SigLIP tower's width 24, but is 32");
+    EXPECT_STREQ(error.what(),
+                 "[model config] embed_dim: must be the image tower's width 24 with timm_proj none, but is 32");
   }
 }
 
