@@ -108,6 +108,10 @@ void show_progress(train::TrainerHooks& hooks, std::optional<tools::Progress>& p
   hooks.on_checkpoint = [&](const std::string& folder) { progress->message("saved " + folder); };
 }
 
+bool resumes(const train::RunOptions& options, const std::string& resume) {
+  return resume == "auto" ? fs::exists(options.run_directory() / "checkpoints" / "latest") : resume != "none";
+}
+
 int train_run(const train::RunOptions& options, const std::string& resume) {
   tools::install_stop_signals();
   const auto environment = distributed::read_rank_environment();
@@ -155,7 +159,7 @@ int main(int argc, char** argv) {
     }
     const bool is_rank = distributed::read_rank_environment().launcher != "none";
     if (!is_rank) train::check_batch_split(options, arguments.nproc);
-    train::require_inputs(options);
+    train::require_inputs(options, resumes(options, arguments.resume));
     if (arguments.dry_run) return dry_run(options);
     if (arguments.nproc > 1 && !is_rank) return tools::run_local_ranks("clip_train", arguments.nproc, argv);
     return train_run(options, arguments.resume);

@@ -31,8 +31,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kImagesAtATime = 64;
-
 /// One view is the image as evaluation sees it; several are crops as training draws them.
 image::TrainCropOptions crop_of(const train::RunOptions& options, const image::PreprocessSpec& preprocess,
                                 int64_t views) {
@@ -90,8 +88,7 @@ struct Work {
   }
 
   data::EmbeddingCacheLoaderOptions loader_options(int64_t first_sample) const {
-    const auto images =
-        arguments.batch_size > 0 ? arguments.batch_size : options.image.batch_size.value_or(kImagesAtATime);
+    const auto images = arguments.batch_size > 0 ? arguments.batch_size : train::locked_batch_size(options);
     data::EmbeddingCacheLoaderOptions result;
     result.image_size = tower.preprocess.size;
     result.crop = crop;
@@ -198,7 +195,8 @@ int embed_cache(const CacheArguments& arguments) {
   const auto description = work.description();
   data::EmbeddingCacheWriter writer(folder, description);
   if (writer.is_complete()) {
-    fmt::print("nothing to do: {} is complete\n", folder.string());
+    data::EmbeddingCache(folder).verify();
+    fmt::print("nothing to do: {} is complete, its checksums are right\n", folder.string());
     print_report(folder, writer.finish());
     return kDone;
   }

@@ -119,6 +119,7 @@ struct EmbeddingCacheWriter::Impl {
   Impl(fs::path cache_folder, const CacheDescription& cache_description)
       : folder(made_folder(cache_folder, cache_description)), description(cache_description), lock(folder) {
     const auto of_cache = folder / detail::kCacheFile, unfinished = folder / detail::kUnfinishedFile;
+    remove_leftovers();
     if (fs::exists(of_cache)) {
       const auto manifest = detail::manifest_from_text(read_text_file(of_cache), of_cache.string());
       require_same(folder, manifest.description, description);
@@ -131,6 +132,18 @@ struct EmbeddingCacheWriter::Impl {
       write_file_atomically(unfinished, detail::to_text(description));
     }
     find_parts();
+  }
+
+  /// What a writer that was killed while it wrote has left beside the places of its files.
+  void remove_leftovers() const {
+    std::vector<fs::path> leftovers;
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      const auto name = entry.path().filename().string();
+      const bool is_ours = name.starts_with("part_") || name.starts_with(detail::kCacheFile) ||
+                           name.starts_with(detail::kUnfinishedFile);
+      if (is_ours && name.find(".partial-") != std::string::npos) leftovers.push_back(entry.path());
+    }
+    for (const auto& file : leftovers) fs::remove(file);
   }
 
   void require_empty() const {

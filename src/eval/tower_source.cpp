@@ -103,6 +103,26 @@ image::PreprocessSpec imagenet_preprocess(int64_t image_size) {
   return spec;
 }
 
+/// Of a CLIP model's weights file: what stands beside it, or what such models were trained with.
+image::PreprocessSpec clip_preprocess(const fs::path& file, int64_t image_size) {
+  const auto config_file = file.parent_path() / kConfigFile;
+  if (!fs::exists(config_file)) return {.size = image_size};
+  const auto document = load_config(config_file);
+  const auto* node = document.find("preprocess_cfg");
+  return load_preprocess(node == nullptr ? ConfigNode{} : *node, image_size);
+}
+
+/// Of weights with timm's names.
+image::PreprocessSpec torch_preprocess(const fs::path& file, int64_t image_size) {
+  if (const auto told = timm_preprocess(file.parent_path(), image_size)) return *told;
+  log(LogLevel::warning,
+      fmt::format(
+          "[{}] doesn't say how its images are normalised; taken are ImageNet's mean and deviation and a centre "
+          "crop of 0.875 (preprocess in the config decides otherwise; AugReg's have mean and std 0.5)",
+          file.string()));
+  return imagenet_preprocess(image_size);
+}
+
 /// What a file can't tell comes from the model, but not what would change its features without a word.
 void require_same_pooling(const std::string& location, const models::VisionConfig& found,
                           const models::VisionConfig& expected) {
@@ -144,7 +164,28 @@ ImageTowerSource image_tower_of_model(const std::string& location, const TowerLo
   if (expected) request.image_size = expected->image_size;
   auto source = open_checkpoint(request);
   if (expected) require_same_pooling(location, source.config.vision_cfg, *expected);
-  return {source.format, source.config.vision_cfg, source.preprocess, without_prefix(source.tensors, kImagePrefix)};
+  return {source.format, source.config.vision_cfg, source.config.embed_dim, source.preprocess,
+          without_prefix(source.tensors, kImagePrefix)};
+}
+
+void refuse_subtree(const std::string& location, const TowerLocation& place) {
+  if (place.subtree.empty()) return;
+  throw CheckpointError(fmt::format("[{}] is a model of CLIP's kind, which has no subtrees", location));
+}
+
+/// The text tower of a model that open_checkpoint opens.
+TextTowerSource text_tower_of_model(const TowerLocation& place, const std::optional<models::TextConfig>& expected) {
+  CheckpointRequest request;
+  request.path = place.path;
+  if (expected) request.context_length = expected->context_length;
+  auto whole = open_checkpoint(request);
+  TextTowerSource source{whole.format, whole.config.text_cfg, {}, whole.folder};
+  for (auto& tensor : whole.tensors) {
+    if (tensor.name.starts_with(kImagePrefix) || tensor.name.starts_with("logit_")) continue;
+    if (tensor.name.starts_with(kTextPrefix)) tensor.name = tensor.name.substr(std::string(kTextPrefix).size());
+    source.tensors.push_back(std::move(tensor));
+  }
+  return source;
 }
 
 }  // namespace
@@ -157,14 +198,15 @@ TowerLocation parse_tower_location(const std::string& text) {
 
 ImageTowerSource open_image_tower(const std::string& location, const std::optional<models::VisionConfig>& expected) {
   const auto place = parse_tower_location(location);
-  if (is_model_folder(place.path)) return image_tower_of_model(location, place, expected);
+  if (is_model_folder(place.path)) {
+    refuse_subtree(location, place);
+    return image_tower_of_model(location, place, expected);
+  }
   const auto file = weights_file(place.path);
   auto [tensors, of_two_towers] = tower_tensors(file, place.subtree, "img");
-  const bool is_own_file = has_image_tower_of_clip(tensors) && !expected;
-  if (is_own_file && !place.subtree.empty()) {
-    throw CheckpointError(fmt::format("[{}] is a model of CLIP's kind, which has no subtrees", location));
-  }
-  if (is_own_file) return image_tower_of_model(location, place, expected);
+  const bool is_clip = has_image_tower_of_clip(tensors);
+  if (is_clip) refuse_subtree(location, place);
+  if (is_clip && !expected) return image_tower_of_model(location, place, expected);
   models::ImageTowerOptions options;
   options.keep_head = (of_two_towers || place.subtree == "img") && (!expected || expected->has_projection());
   if (expected) {
@@ -173,7 +215,7 @@ ImageTowerSource open_image_tower(const std::string& location, const std::option
   }
   auto weights = models::image_tower_weights(std::move(tensors), options);
   const bool is_google = detail::is_google_file(file);
-  ImageTowerSource source{weights.format, weights.config, {}, std::move(weights.tensors)};
+  ImageTowerSource source{weights.format, weights.config, weights.embed_dim, {}, std::move(weights.tensors)};
   if (expected) {
     require_same_pooling(location, source.config, *expected);
     if (is_google) warn_of_other_gelu(location, source.config.gelu_tanh, expected->gelu_tanh);
@@ -182,30 +224,25 @@ ImageTowerSource open_image_tower(const std::string& location, const std::option
   }
   const auto size = source.config.image_size;
   source.preprocess = is_google ? detail::google_preprocess(size)
-                                : timm_preprocess(file.parent_path(), size).value_or(imagenet_preprocess(size));
+                      : is_clip ? clip_preprocess(file, size)
+                                : torch_preprocess(file, size);
   return source;
 }
 
 TextTowerSource open_text_tower(const std::string& location, const std::optional<models::TextConfig>& expected) {
   const auto place = parse_tower_location(location);
-  TextTowerSource source;
-  source.folder = fs::is_directory(place.path) ? place.path : place.path.parent_path();
   if (is_model_folder(place.path)) {
-    CheckpointRequest request;
-    request.path = place.path;
-    if (expected) request.context_length = expected->context_length;
-    auto whole = open_checkpoint(request);
-    source.format = whole.format;
-    source.config = whole.config.text_cfg;
-    for (auto& tensor : whole.tensors) {
-      if (tensor.name.starts_with(kImagePrefix) || tensor.name.starts_with("logit_")) continue;
-      if (tensor.name.starts_with(kTextPrefix)) tensor.name = tensor.name.substr(std::string(kTextPrefix).size());
-      source.tensors.push_back(std::move(tensor));
-    }
-    return source;
+    refuse_subtree(location, place);
+    return text_tower_of_model(place, expected);
   }
   const auto file = weights_file(place.path);
   auto [tensors, of_two_towers] = tower_tensors(file, place.subtree, "txt");
+  if (has_image_tower_of_clip(tensors)) {
+    refuse_subtree(location, place);
+    return text_tower_of_model(place, expected);
+  }
+  TextTowerSource source;
+  source.folder = fs::is_directory(place.path) ? place.path : place.path.parent_path();
   const auto config_file = source.folder / "config.json";
   models::TextTowerWeights weights;
   if (!detail::is_google_file(file) && fs::exists(config_file)) {
@@ -226,8 +263,7 @@ TextTowerSource open_text_tower(const std::string& location, const std::optional
   return source;
 }
 
-std::string image_tower_fingerprint(const models::ModelConfig& config, const image::PreprocessSpec& preprocess,
-                                    const std::vector<LazyTensor>& tensors) {
+std::string image_tower_fingerprint(const models::ModelConfig& config, const std::vector<LazyTensor>& tensors) {
   models::ModelConfig plain;
   plain.quick_gelu = config.quick_gelu;
   plain.vision_cfg = config.vision_cfg;
@@ -235,8 +271,7 @@ std::string image_tower_fingerprint(const models::ModelConfig& config, const ima
   plain.vision_cfg.proj_bias = false;
   plain.vision_cfg.patch_dropout = 0;
   const auto document = models::to_node(plain);
-  auto text = fmt::format("{} {} {} {}\n", to_json(*document.find("vision_cfg"), -1), config.quick_gelu,
-                          to_json(to_node(preprocess), -1), preprocess.size);
+  auto text = fmt::format("{} {}\n", to_json(*document.find("vision_cfg"), -1), config.quick_gelu);
   auto sorted = tensors;
   std::erase_if(sorted, [](const auto& tensor) { return models::is_projection(tensor.name); });
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.name < b.name; });

@@ -12,18 +12,6 @@
 #include "models/state_matcher.h"
 
 namespace contrastive::models {
-namespace {
-
-/// Names of a module's tensors within the tower.
-std::vector<std::string> tensor_names(const torch::nn::Module& module, const std::string& prefix) {
-  std::vector<std::string> names;
-  for (const auto& item : module.named_parameters()) names.push_back(prefix + item.key());
-  for (const auto& item : module.named_buffers()) names.push_back(prefix + item.key());
-  return names;
-}
-
-}  // namespace
-
 bool is_projection(const std::string& name) {
   return name == "proj" || name.starts_with("proj.") || name.starts_with("head.proj.") ||
          name.starts_with("attnpool.c_proj.") || name.starts_with("text_projection");
@@ -94,14 +82,15 @@ bool TowerImpl::is_locked(const std::string& name) const {
 void TowerImpl::train(bool on) {
   wants_training_ = on;
   torch::nn::Module::train(on && !features_are_locked_);
-  if (!on || !is_any_locked_) return;
+  if (!on) return;
   // Parents come before their children, which have the last word.
   for (const auto& item : named_modules("", /*include_self=*/false)) {
-    const auto names = tensor_names(*item.value(), item.key() + ".");
-    const bool all_locked =
-        names.empty() ? features_are_locked_
-                      : std::all_of(names.begin(), names.end(), [this](const auto& name) { return is_locked(name); });
-    item.value()->train(!all_locked);
+    const auto parameters = item.value()->parameters();
+    const bool learns = parameters.empty()
+                            ? !features_are_locked_
+                            : std::any_of(parameters.begin(), parameters.end(),
+                                          [](const auto& parameter) { return parameter.requires_grad(); });
+    item.value()->train(learns);
   }
 }
 

@@ -257,7 +257,7 @@ void CheckpointStore::remove_old() const {
 CheckpointContent checkpoint_content(const RunState& state, const models::ClipModel& model,
                                      const image::PreprocessSpec& preprocess, const optim::Optimizer& optimizer,
                                      const fs::path& tokenizer_folder) {
-  return {state, model->config(), preprocess, model->state(), optimizer.state(), tokenizer_folder, {}};
+  return {state, model->config(), preprocess, model->state(), optimizer.state(), tokenizer_folder};
 }
 
 std::string optimizer_file_name(int64_t part, int64_t num_parts) {

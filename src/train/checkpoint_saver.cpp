@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <map>
+#include <set>
 
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
@@ -21,9 +22,12 @@ std::string key_of(int64_t step, const std::string& what) {
   return fmt::format("checkpoint/{}/{}", step, what);
 }
 
-NamedTensors copy_of(const NamedTensors& tensors) {
+/// `constant`: names of those that nobody will change.
+NamedTensors copy_of(const NamedTensors& tensors, const std::set<std::string>& constant = {}) {
   NamedTensors copies;
-  for (const auto& [name, tensor] : tensors) copies.emplace_back(name, tensor.detach().to(at::kCPU, false, true));
+  for (const auto& [name, tensor] : tensors) {
+    copies.emplace_back(name, tensor.detach().to(at::kCPU, /*non_blocking=*/false, /*copy=*/!constant.contains(name)));
+  }
   return copies;
 }
 
@@ -50,7 +54,7 @@ void CheckpointSaver::start(const CheckpointContent& content) {
     return;
   }
   auto copy = content;
-  if (store_) copy.weights = copy_of(content.weights);
+  if (store_) copy.weights = copy_of(content.weights, content.constant);
   copy.optimizer = copy_of(content.optimizer);
   writing_ = std::async(std::launch::async, [this, copy = std::move(copy)] { return write(copy); });
 }

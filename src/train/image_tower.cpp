@@ -1,5 +1,6 @@
 #include "contrastive/train/image_tower.h"
 
+#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
@@ -51,22 +52,31 @@ StartingImageTower find_image_tower(const RunOptions& options) {
   return tower;
 }
 
-OpenedImageTower open_image_tower(const RunOptions& options) {
+OpenedImageTower open_trusted_image_tower(const RunOptions& options) {
   const auto config = models::load_model_config(options.model);
   const auto start = find_image_tower(options);
   OpenedImageTower opened;
   opened.tower = models::make_image_tower(features_only(config), torch::kCPU);
   opened.preprocess = preprocess_of(options, config);
-  opened.fingerprint = image_tower_fingerprint(options, start);
   opened.tower->load_state(start.tensors);
   opened.tower->lock({});
   opened.tower->eval();
   return opened;
 }
 
+OpenedImageTower open_image_tower(const RunOptions& options) {
+  auto opened = open_trusted_image_tower(options);
+  opened.fingerprint = image_tower_fingerprint(options, find_image_tower(options));
+  return opened;
+}
+
+int64_t locked_batch_size(const RunOptions& options) {
+  constexpr int64_t kMostAtOnce = 256;
+  return options.image.batch_size.value_or(std::min(options.train.global_batch, kMostAtOnce));
+}
+
 std::string image_tower_fingerprint(const RunOptions& options, const StartingImageTower& tower) {
-  const auto config = models::load_model_config(options.model);
-  return eval::image_tower_fingerprint(config, preprocess_of(options, config), tower.tensors);
+  return eval::image_tower_fingerprint(models::load_model_config(options.model), tower.tensors);
 }
 
 }  // namespace contrastive::train

@@ -28,8 +28,9 @@ constexpr int64_t kGpuPrefetchBatches = 4;
 
 bool shards_are_there(const std::string& list) {
   if (list == "synthetic") return true;
+  const auto shards = data::expand_shard_list(list);
   try {
-    data::require_shards_exist(data::expand_shard_list(list));
+    data::require_shards_exist(shards);
   } catch (const DataError&) {
     return false;
   }
@@ -56,6 +57,10 @@ void check_cache(const RunOptions& options, const models::ModelConfig& config, c
                                     options.data.train));
   }
   data::require_matching_cache(cache, expected);
+  if (cache.description().precision != options.precision) {
+    log(LogLevel::info, fmt::format("[{}] was computed in {}, the run computes in {}", options.image.cache,
+                                    cache.description().precision, options.precision));
+  }
 }
 
 }  // namespace
@@ -66,8 +71,10 @@ fs::path keep_tokenizer(const RunOptions& options, const models::ModelConfig& co
   const auto origin = tokenizer_origin(options);
   eval::open_tokenizer(config, origin);  // an error here leaves nothing behind
   if (!writes) return origin;
-  fs::create_directories(kept);
-  eval::copy_tokenizer_files(origin, kept);
+  const auto partial = options.run_directory() / "tokenizer.partial";  // never half a vocabulary under the good name
+  fs::create_directories(partial);
+  eval::copy_tokenizer_files(origin, partial);
+  fs::rename(partial, kept);
   return kept;
 }
 

@@ -107,6 +107,7 @@ std::string training_config_hash(const RunOptions& options) {
   plain.image.batch_size = defaults.image.batch_size;
   plain.image.cache = defaults.image.cache;
   plain.where_to_get = defaults.where_to_get;
+  plain.tokenizer = defaults.tokenizer;
   // Gives the same gradients to the bit.
   std::erase_if(plain.model.entries, [](const auto& entry) { return entry.key == "checkpoint_activations"; });
   const auto text = to_yaml(plain);

@@ -96,8 +96,9 @@ void add_missing(ConfigNode& model, const char* key, const models::ModelConfig& 
   if (model.find(key) == nullptr) model.add(key, *models::to_node(config).find(key));
 }
 
-/// A model whose towers come from checkpoints needs to say only what these don't. Without embed_dim the embedding is
-/// as wide as the image tower, which then has no projection; the text tower gets one with bias (LiT).
+/// A model whose towers come from checkpoints needs to say only what these don't. Without embed_dim it is
+/// that of a CLIP model's file; else the embedding is as wide as the image tower, which then has no projection. The
+/// text tower gets one with bias (LiT).
 void take_from_towers(RunOptions& options, ConfigNode& model) {
   const bool needs_image = model.find("vision_cfg") == nullptr && !options.image.checkpoint.empty();
   const bool needs_text = model.find("text_cfg") == nullptr && !options.text.checkpoint.empty();
@@ -107,11 +108,12 @@ void take_from_towers(RunOptions& options, ConfigNode& model) {
   if (needs_image) {
     const auto source = eval::open_image_tower(options.image.checkpoint);
     towers.vision_cfg = source.config;
+    const bool is_clip = !source.config.is_timm();  // always has a projection
     const auto width = source.config.output_width();
-    if (model.find("embed_dim") == nullptr) model.add("embed_dim", text_scalar(width));
+    if (model.find("embed_dim") == nullptr) model.add("embed_dim", text_scalar(is_clip ? source.embed_dim : width));
     const bool is_as_wide = model.find("embed_dim")->scalar == std::to_string(width);
-    towers.vision_cfg.proj_type = is_as_wide ? "none" : "linear";
-    towers.vision_cfg.proj_bias = !is_as_wide;
+    towers.vision_cfg.proj_type = is_clip || is_as_wide ? "none" : "linear";
+    towers.vision_cfg.proj_bias = !is_clip && !is_as_wide;
     add_missing(model, "vision_cfg", towers);
   }
   if (!needs_text) return;
@@ -224,8 +226,10 @@ void check_lock(const RunOptions& options, const OptionScope& scope) {
   if (options.lock == "LL" && options.image.lock_head && options.text.lock_head) {
     scope.fail("lock", "LL with both heads locked leaves nothing to train");
   }
-  if (options.image.batch_size && !options.locks_image()) {
-    scope.fail("image.batch_size", "has a meaning only for a locked tower (letter L in lock for image)");
+  if (options.image.batch_size && (!options.locks_image() || options.image.unlocked_groups > 0)) {
+    scope.fail("image.batch_size",
+               "has a meaning only for a tower that is locked as a whole (letter L in lock for "
+               "image, no unlocked_groups)");
   }
   if (options.image.cache.empty()) return;
   if (!options.locks_image() || options.image.unlocked_groups > 0 || options.image.unlock_at) {

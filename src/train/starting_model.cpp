@@ -50,6 +50,27 @@ std::vector<LazyTensor> find_text_tower(const RunOptions& options, const models:
   return tensors;
 }
 
+/// Takes the temperature of `weights` if they are all that the run starts from.
+void start_scale(const RunOptions& options, const models::ModelConfig& config, models::ClipModel& model, bool reads) {
+  model->reset_scale();
+  const bool is_whole = !options.weights.empty() && options.image.checkpoint.empty() &&
+                        options.text.checkpoint.empty() && options.lock.find('u') == std::string::npos;
+  if (!is_whole || !reads) return;
+  const at::NoGradGuard no_grad;
+  for (const auto& tensor : eval::open_checkpoint({.path = options.weights, .config = config}).tensors) {
+    if (tensor.name == "logit_scale") model->logit_scale.copy_(tensor.load().reshape({}));
+    if (tensor.name == "logit_bias") model->logit_bias.copy_(tensor.load().reshape({}));
+  }
+}
+
+/// In fp32, as a model in memory has them.
+LazyTensor widened(LazyTensor tensor) {
+  if (!at::isFloatingType(tensor.dtype) || tensor.dtype == at::kFloat) return tensor;
+  tensor.dtype = at::kFloat;
+  tensor.load = [load = std::move(tensor.load)] { return load().to(at::kFloat); };
+  return tensor;
+}
+
 /// A head that didn't come from the checkpoint.
 void draw_head(models::TowerImpl& tower, const TowerOptions& options, const char* key, at::Generator generator) {
   if (!tower.has_head()) return;
@@ -59,6 +80,7 @@ void draw_head(models::TowerImpl& tower, const TowerOptions& options, const char
         "random values; without lock_head it is trained",
         key));
   }
+  log(LogLevel::info, fmt::format("{} tower: its projection isn't in the checkpoint and starts at random", key));
   tower.reset_head(generator);
 }
 
@@ -87,13 +109,8 @@ void start_image_tower(const RunOptions& options, StartingModel& start, bool rea
       has_loaded_head = tower.load_state(source.tensors);
       return;
     }
-    std::vector<LazyTensor> head;
-    for (auto& tensor : source.tensors) {
-      const bool is_head = models::is_projection(tensor.name);
-      if (!is_head) tensor.name = kImagePrefix + tensor.name;
-      (is_head ? head : start.absent).push_back(std::move(tensor));
-    }
-    has_loaded_head = tower.load_state(head);
+    std::erase_if(source.tensors, [](const auto& tensor) { return !models::is_projection(tensor.name); });
+    has_loaded_head = tower.load_state(source.tensors);
   });
   if (!has_loaded_head) draw_head(tower, options.image, "image", generator_of(options, Part::image_head));
 }
@@ -119,7 +136,7 @@ std::vector<LazyTensor> absent_tensors(const RunOptions& options) {
   for (auto& tensor : find_image_tower(options).tensors) {
     if (models::is_projection(tensor.name)) continue;
     tensor.name = kImagePrefix + tensor.name;
-    absent.push_back(std::move(tensor));
+    absent.push_back(widened(std::move(tensor)));
   }
   return absent;
 }
@@ -132,10 +149,8 @@ StartingModel make_starting_model(const RunOptions& options, const models::Model
   StartingModel start;
   start.model = models::ClipModel(config, torch::kCPU,
                                   is_cached ? models::ImageTowerPart::projection : models::ImageTowerPart::whole);
-  if (is_resumed) {
-    if (is_cached && reads) start.absent = absent_tensors(options);
-    return start;
-  }
+  if (is_cached && reads) start.absent = absent_tensors(options);
+  if (is_resumed) return start;
   if (!starts_from_towers(options)) {
     start.model->reset_parameters(at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(options.seed)));
     if (reads && !options.weights.empty()) {
@@ -145,7 +160,7 @@ StartingModel make_starting_model(const RunOptions& options, const models::Model
   }
   start_image_tower(options, start, reads);
   start_text_tower(options, config, *start.model->text, reads);
-  start.model->reset_scale();
+  start_scale(options, config, start.model, reads);
   return start;
 }
 

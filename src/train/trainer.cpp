@@ -27,6 +27,7 @@
 #include "contrastive/optim/optimizer.h"
 #include "contrastive/optim/parameter_shards.h"
 #include "contrastive/train/checkpoint_saver.h"
+#include "contrastive/train/image_tower.h"
 
 #include "train/pace.h"
 #include "train/run_data.h"
@@ -53,7 +54,7 @@ detail::TrainStepOptions step_options(const RunOptions& options) {
   result.bf16 = options.precision == "amp_bf16";
   result.restorable = options.train.on_non_finite == "skip";
   result.accumulate = options.train.accumulate;
-  result.locked_batch_size = options.image.batch_size.value_or(0);
+  result.locked_batch_size = locked_batch_size(options);
   result.reducer.bucket_bytes = options.distributed.bucket_mb << 20;
   result.reducer.bf16 = options.distributed.gradient_dtype == "bf16";
   return result;
@@ -438,6 +439,7 @@ struct Trainer::Impl {
     state.skipped_samples = count_skipped_samples();
     auto content = checkpoint_content(state, model, preprocess, *optimizer, tokenizer_folder);
     content.absent = started.absent;
+    content.constant = detail::constant_weights(options, model);
     saver.start(content);
     saved_step = state.step;
     pace->saved();

@@ -95,17 +95,25 @@ fs::path tokenizer_origin(const RunOptions& options) {
   return is_place ? origin : origin.parent_path();
 }
 
-void require_inputs(const RunOptions& options) {
+void require_inputs(const RunOptions& options, bool resumes) {
   MissingInputs missing(options);
   const bool is_cached = !options.image.cache.empty();
-  if (!options.weights.empty()) missing.need("weights", options.weights);
-  for (const auto& [key, location] : {std::pair{"image.checkpoint", options.image.checkpoint},
-                                      std::pair{"text.checkpoint", options.text.checkpoint}}) {
+  const auto need_tower = [&](const char* key, const std::string& location) {
     if (!location.empty()) missing.need(key, eval::parse_tower_location(location).path);
+  };
+  if (!resumes || is_cached) {
+    if (!options.weights.empty()) missing.need("weights", options.weights);
+    need_tower("image.checkpoint", options.image.checkpoint);
   }
-  if (!options.tokenizer.empty()) missing.need("tokenizer", options.tokenizer);
+  if (!resumes) {
+    need_tower("text.checkpoint", options.text.checkpoint);
+    if (!options.tokenizer.empty()) missing.need("tokenizer", options.tokenizer);
+  }
   if (is_cached && !fs::exists(fs::path(options.image.cache) / "cache.json")) {
-    missing.add("image.cache", options.image.cache + " (made by clip_embed cache --config FILE)");
+    const bool has_begun = fs::exists(options.image.cache);
+    missing.add("image.cache",
+                options.image.cache + (has_begun ? " is not complete: repeat clip_embed cache --config FILE"
+                                                 : " (made by clip_embed cache --config FILE)"));
   }
   if (options.data.train != "synthetic" && !is_cached) need_shards(options.data.train, missing);
   const auto& test = options.eval.zero_shot.data;

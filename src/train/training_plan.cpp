@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <regex>
 #include <set>
 #include <utility>
 #include <vector>
@@ -83,7 +84,10 @@ std::vector<ConfiguredTower> towers_of(const RunOptions& options, models::ClipMo
 
 std::optional<int64_t> unlock_step(const ConfiguredTower& tower, const RunLength& length) {
   if (!tower.is_locked || !tower.options.unlock_at) return std::nullopt;
-  return steps_of(fmt::format("{}.unlock_at", tower.key), *tower.options.unlock_at, length);
+  const auto key = fmt::format("{}.unlock_at", tower.key);
+  const auto step = steps_of(key, *tower.options.unlock_at, length);
+  if (step < length.total_steps) return step;
+  throw ConfigError(fmt::format("{}: step {} is not before the end of the run, {}", key, step, length.total_steps));
 }
 
 /// A rule for each parameter that is locked at this moment: it is trained from a step on.
@@ -122,6 +126,20 @@ std::vector<optim::ParameterRule> rules_of(const OptimizerOptions& options, cons
   return rules;
 }
 
+/// Throws: ConfigError if a rule is about locked parameters only.
+void check_rules_have_effect(const OptimizerOptions& options, const optim::ParameterPlan& plan) {
+  for (const auto& rule : options.rules) {
+    if (rule.freeze) continue;
+    const std::regex match(rule.match);
+    const auto& all = plan.parameters();
+    const bool has_effect = std::any_of(all.begin(), all.end(), [&](const auto& parameter) {
+      return parameter.trained && std::regex_match(parameter.name, match);
+    });
+    if (has_effect) continue;
+    throw ConfigError(fmt::format("optim.rules: {} matches parameters that are locked anyway", rule.match));
+  }
+}
+
 /// Whether rules freeze all of a tower before its head.
 bool is_frozen_by_rules(const models::TowerImpl& tower, const optim::ParameterPlan& plan) {
   std::set<const void*> trained;
@@ -157,7 +175,9 @@ optim::ParameterPlan make_plan(const RunOptions& options, const RunLength& lengt
   defaults.weight_decay = options.optim.weight_decay;
   defaults.convention = optim::decay_convention(options.optim.decay_convention);
   defaults.decays = optim::decay_rule(options.optim.decay_rule);
-  return optim::resolve(parameters, rules, defaults);
+  auto plan = optim::resolve(parameters, rules, defaults);
+  check_rules_have_effect(options.optim, plan);
+  return plan;
 }
 
 void apply_locks(const RunOptions& options, const RunLength& length, const optim::ParameterPlan& plan, int64_t step,
@@ -176,6 +196,25 @@ void apply_locks(const RunOptions& options, const RunLength& length, const optim
     auto tensor = parameter.tensor;
     tensor.set_requires_grad(parameter.trained && step >= parameter.unlock_at);
   }
+  model->train(model->is_training());  // what has nothing to learn goes into eval mode
+}
+
+std::set<std::string> constant_weights(const RunOptions& options, models::ClipModel& model) {
+  std::set<const void*> constant;
+  for (const auto& tower : towers_of(options, model)) {
+    if (!tower.tower.features_are_locked() || tower.options.unlock_at) continue;
+    const auto add = [&](const auto& item) {
+      if (tower.tower.layer_group(item.key()) != models::kHeadGroup)
+        constant.insert(item.value().unsafeGetTensorImpl());
+    };
+    for (const auto& item : tower.tower.named_parameters()) add(item);
+    for (const auto& item : tower.tower.named_buffers()) add(item);
+  }
+  std::set<std::string> names;
+  for (const auto& [name, tensor] : model->state()) {
+    if (constant.contains(tensor.unsafeGetTensorImpl())) names.insert(name);
+  }
+  return names;
 }
 
 std::unique_ptr<optim::Optimizer> make_optimizer(const RunOptions& options, const models::ModelConfig& config,
@@ -202,7 +241,11 @@ std::unique_ptr<optim::Optimizer> make_optimizer(const RunOptions& options, cons
 }
 
 std::string plan_text(const RunOptions& options, const optim::ParameterPlan& plan) {
-  const auto heading = options.lock.empty() ? std::string() : fmt::format("lock: {}\n", options.lock);
+  auto heading = options.lock.empty() ? std::string() : fmt::format("lock: {}\n", options.lock);
+  if (!options.image.cache.empty()) {
+    heading +=
+        fmt::format("visual before its projection: locked, not in memory, embeddings from {}\n", options.image.cache);
+  }
   return heading + optim::to_text(plan.rows());
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "contrastive/models/clip_model.h"
@@ -26,6 +27,9 @@ optim::ParameterPlan make_plan(const RunOptions& options, const RunLength& lengt
 /// Makes the model's parameters require a gradient, or not, as it should be from `step` on.
 void apply_locks(const RunOptions& options, const RunLength& length, const optim::ParameterPlan& plan, int64_t step,
                  models::ClipModel& model);
+
+/// Names of the weights that stay as they are for the whole run: those of towers that are never unlocked.
+std::set<std::string> constant_weights(const RunOptions& options, models::ClipModel& model);
 
 /// An optimiser of some of the plan's parameters.
 std::unique_ptr<optim::Optimizer> make_optimizer(const RunOptions& options, const models::ModelConfig& config,

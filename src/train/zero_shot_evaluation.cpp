@@ -34,7 +34,7 @@ eval::LabelledFeatures ZeroShotEvaluation::locked_features(models::ClipModel& mo
   if (options_.image.cache.empty()) {
     return eval::tower_features(*model->visual, preprocess_, set_, zero_shot_, group_);
   }
-  const auto opened = open_image_tower(options_);
+  const auto opened = open_trusted_image_tower(options_);
   opened.tower->to(model->logit_scale.device());
   return eval::tower_features(*opened.tower, preprocess_, set_, zero_shot_, group_);
 }

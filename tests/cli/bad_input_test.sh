@@ -16,8 +16,8 @@ expect_failure 2 "override 'optim.lr=-1': optim.lr: -1 is out of range: must be 
 expect_failure 2 "model 'ViT-B-23' is neither a file nor a shipped config (did you mean ViT-B-32?)" "${train[@]}" model=ViT-B-23
 expect_failure 2 "exactly one of steps, samples and epochs" "${train[@]}" train.epochs=1
 
-# Data: exit code 1.
-expect_failure 1 "nowhere/00000.tar" "${train[@]}" data.train='nowhere/{00000..00001}.tar'
+# What is not there: exit code 2. Other data: 1.
+expect_failure 2 "nowhere/00000.tar" "${train[@]}" data.train='nowhere/{00000..00001}.tar'
 "$BIN/clip_data" synth shards --samples 40 --samples-per-shard 20 --test-samples 24 --image-size 32 >/dev/null
 shard=shards/train/00000.tar
 for shard_name in cut headless; do cp "$shard" $shard_name.tar; done

@@ -46,7 +46,7 @@ expect_success "$BIN/clip_train" --config runs/siglip/config.yaml --resume auto
 expect_success "${convert[@]}" runs/siglip siglip
 [[ -f siglip/spiece.model ]] || fail "the vocabulary was left behind"
 expect_success "$BIN/clip_eval" zero-shot --checkpoint siglip --data synthetic --output result.json
-expect_failure 2 "transformers' CLIPModel can't hold a SigLIP tower" "${convert[@]}" siglip out --to hf
+expect_failure 2 "transformers' CLIPModel can't hold an image tower of timm's" "${convert[@]}" siglip out --to hf
 
 # Refused.
 expect_failure 2 "[first] exists already; --force writes over it" "${convert[@]}" hf first

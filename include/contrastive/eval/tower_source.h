@@ -26,6 +26,7 @@ CONTRASTIVE_API TowerLocation parse_tower_location(const std::string& text);
 struct ImageTowerSource {
   std::string format;  ///< what was found, as "ViT (npz)"
   models::VisionConfig config;
+  int64_t embed_dim = 0;             ///< of the checkpoint: behind its projection, or the tower's width
   image::PreprocessSpec preprocess;  ///< that the tower was trained with, as far as is known
   std::vector<LazyTensor> tensors;   ///< open_clip's names, without `visual.`
 };
@@ -39,7 +40,7 @@ struct TextTowerSource {
 };
 
 /// Opens the image tower of Google's npz files (AugReg and other ViTs, BiT, MLP-Mixer, two-tower files), of timm's,
-/// DINO's and MoCo-v3's weights, or of a CLIP model that open_checkpoint can open. Without `expected` the config comes
+/// DINO's and MoCo-v3's weights, or of a CLIP model (a folder or a weights file). Without `expected` the config comes
 /// from the file; with it the file must hold that tower, positions for another image size are resized, and what a file
 /// doesn't say (heads of torch's files, activation) comes from there.
 /// Throws: CheckpointError, ConfigError, naming the file.
@@ -50,10 +51,9 @@ CONTRASTIVE_API ImageTowerSource open_image_tower(const std::string& location,
 CONTRASTIVE_API TextTowerSource open_text_tower(const std::string& location,
                                                 const std::optional<models::TextConfig>& expected = {});
 
-/// SHA-256 over all that an image's features before the projection depend on: the config of the tower, the
-/// preprocessing, and the values of its tensors (in fp32, whatever the file has). Reads all of them, one at a time.
+/// SHA-256 over what makes features before the projection out of preprocessed pixels: the config of the tower and the
+/// values of its tensors (in fp32, whatever the file has). Reads all of them, one at a time.
 CONTRASTIVE_API std::string image_tower_fingerprint(const models::ModelConfig& config,
-                                                    const image::PreprocessSpec& preprocess,
                                                     const std::vector<LazyTensor>& tensors);
 
 }  // namespace contrastive::eval

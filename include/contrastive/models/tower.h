@@ -30,8 +30,8 @@ CONTRASTIVE_API bool is_projection(const std::string& name);
 /// Layer groups run from the input to the features: 0 is the embedding or stem, then comes one for each block (a
 /// ResNet: each stage), the last of them with the final norm and the pooling.
 ///
-/// A locked parameter requires no gradient. A module in which all is locked is in eval mode, whatever train(true) says,
-/// so that running statistics stay and nothing is dropped at random.
+/// A locked parameter requires no gradient. A module none of whose parameters require a gradient is in eval mode,
+/// whatever train(true) says, so that running statistics stay and nothing is dropped at random.
 class CONTRASTIVE_API TowerImpl : public torch::nn::Module {
  public:
   virtual int64_t num_layer_groups() const = 0;

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,7 @@ struct CheckpointContent {
   NamedTensors weights;
   NamedTensors optimizer;                  ///< Optimizer::state, of the parameters that this process updates
   std::filesystem::path tokenizer_folder;  ///< files in there are copied; may be missing
+  std::set<std::string> constant = {};     ///< weights that no later step changes
   std::vector<LazyTensor> absent = {};     ///< the rest of the weights, where this process doesn't hold all
 };
 

@@ -18,6 +18,10 @@ struct StartingImageTower {
   std::vector<LazyTensor> tensors;  ///< open_clip's names without `visual.`, not read yet
 };
 
+/// Images that a locked tower forwards at a time: image.batch_size, or the batch, 256 at most. Live and cached features
+/// of equal batches have equal bits.
+CONTRASTIVE_API int64_t locked_batch_size(const RunOptions& options);
+
 /// Throws: ConfigError if the run has neither; CheckpointError if there is no such tower.
 CONTRASTIVE_API StartingImageTower find_image_tower(const RunOptions& options);
 
@@ -30,6 +34,9 @@ struct OpenedImageTower {
 
 /// Reads the tower's weights. Throws: as find_image_tower.
 CONTRASTIVE_API OpenedImageTower open_image_tower(const RunOptions& options);
+
+/// The same without the fingerprint, for which all weights would be read twice.
+CONTRASTIVE_API OpenedImageTower open_trusted_image_tower(const RunOptions& options);
 
 /// Of the tower of find_image_tower, without keeping it in memory.
 CONTRASTIVE_API std::string image_tower_fingerprint(const RunOptions& options, const StartingImageTower& tower);

@@ -22,7 +22,7 @@ CONTRASTIVE_API image::TrainCropOptions crop_options(const RunOptions& options,
 CONTRASTIVE_API std::filesystem::path tokenizer_origin(const RunOptions& options);
 
 /// Throws: ConfigError that lists every file and folder that the run needs and that isn't there, with where_to_get's
-/// word on it.
-CONTRASTIVE_API void require_inputs(const RunOptions& options);
+/// word on it. `resumes`: weights come from a checkpoint of the run.
+CONTRASTIVE_API void require_inputs(const RunOptions& options, bool resumes = false);
 
 }  // namespace contrastive::train

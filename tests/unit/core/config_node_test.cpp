@@ -181,7 +181,8 @@ TEST(ConfigOverrideTest, ReplacesAndMakesValues) {
   EXPECT_EQ(overridden("optim: {lr: 1, wd: 2}", "optim.lr=3e-4"), R"({"optim":{"lr":0.0003,"wd":2}})");
   EXPECT_EQ(overridden("a: 1", "b.c.d=[1, x]"), R"({"a":1,"b":{"c":{"d":[1,"x"]}}})");
   EXPECT_EQ(overridden("", "a='1'"), R"({"a":"1"})");
-  EXPECT_EQ(overridden("a: {b: 1}", "a="), R"({"a":null})");
+  EXPECT_EQ(overridden("a: {b: 1}", "a="), R"({"a":""})");
+  EXPECT_EQ(overridden("a: {b: 1}", "a=null"), R"({"a":null})");
   EXPECT_EQ(overridden("a: ~", "a.b=x=y"), R"({"a":{"b":"x=y"}})");
 }
 

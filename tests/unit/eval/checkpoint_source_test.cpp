@@ -99,9 +99,10 @@ TEST_F(CheckpointSourceTest, ASiglipModelSurvivesAnOpenClipFolder) {
   const auto source = open_checkpoint({.path = test::own_fixtures_dir() / "hf" / "siglip"});
   write_checkpoint(folder_ / "out", CheckpointFormat::open_clip, source);
   EXPECT_EQ(open_checkpoint({.path = folder_ / "out"}).config, source.config);
-  EXPECT_NE(
-      test::message_of([&] { write_checkpoint(folder_ / "hf", CheckpointFormat::hf, source); }).find("an image tower of timm's"),
-      std::string::npos);
+  EXPECT_NE(test::message_of([&] {
+              write_checkpoint(folder_ / "hf", CheckpointFormat::hf, source);
+            }).find("an image tower of timm's"),
+            std::string::npos);
   EXPECT_FALSE(fs::exists(folder_ / "hf"));
 }
 
