@@ -4,7 +4,7 @@
 #   lit_cifar10.sh BIN_FOLDER DATA     DATA: a folder with train/{00000..00049}.tar and a test split (CLIP_benchmark)
 set -euo pipefail
 bin=$(realpath "$1") data=$(realpath "$2")
-common=("eval.zero_shot.data=$data" log.tensorboard=false)
+common=("eval.zero_shot.data=$data" log.tensorboard=false log.every_steps=1)
 second=("data.train=$data/train/{00025..00049}.tar" "${common[@]}" train.steps=400)
 run() { # NAME ARGUMENTS...
   local start=$SECONDS

@@ -63,7 +63,7 @@ def main():
         "program": f"open_clip {open_clip.__version__}, torch {torch.__version__}", "model": options.model,
         "precision": options.precision, "batch": options.batch, "tokens": options.tokens, "locked": options.lock,
         "samples_per_s": options.batch / median, "step_s_median": median, "step_s_min": seconds[0],
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6}))
 
 
 if __name__ == "__main__":
