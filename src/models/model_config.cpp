@@ -243,6 +243,12 @@ void check_layers(const VisionConfig& config, const Report& report) {
   report("layers", "expected the number of layers, or a list of 4 (blocks of a ResNet's stages), each at least 1");
 }
 
+/// timm's default, as open_clip makes its towers: a ViT made for mean pooling has its norm behind that; one that was
+/// made with a class token, as all with a projection are, keeps it before.
+bool has_fc_norm_by_default(const VisionConfig& config) {
+  return config.family() == TimmFamily::vit && config.pool_type == "avg" && config.proj_type == "none";
+}
+
 void check_mlp(int64_t width, double mlp_ratio, const Report& report) {
   if (static_cast<double>(width) * mlp_ratio >= 1) return;
   report("mlp_ratio", fmt::format("leaves no hidden channel at width {}", width));
@@ -450,10 +456,11 @@ struct VisionFile {
   VisionConfig resolved_timm() const {
     auto result = *detail::timm_defaults(*timm_model_name);
     result.patch_dropout = config.patch_dropout;
-    if (timm_model_kwargs) timm_model_kwargs->apply(result);
     if (!timm_pool.empty()) result.pool_type = timm_pool == "token" ? "tok" : timm_pool;
     result.proj_type = timm_proj;
     result.proj_bias = timm_proj_bias;
+    result.final_ln_after_pool = has_fc_norm_by_default(result);
+    if (timm_model_kwargs) timm_model_kwargs->apply(result);
     return result;
   }
 
@@ -476,7 +483,7 @@ struct TextFile {
   std::optional<std::string> hf_tokenizer_name;
   std::optional<TokenizerKwargs> tokenizer_kwargs;
   std::optional<std::string> hf_model_name;
-  std::optional<std::string> hf_proj_type;
+  ConfigNode hf_proj_type = ConfigNode::make_scalar("mlp");  ///< null: none
   std::optional<std::string> hf_pooler_type;
   std::optional<BertKwargs> hf_model_config;
   std::vector<SwitchedOff> off = with_custom_block_fields({{"text_arch", {"clip"}},
@@ -528,7 +535,7 @@ struct TextFile {
                                               detail::known_bert_names()));
       return false;
     }
-    const auto proj = hf_proj_type.value_or("mlp"), pooler = hf_pooler_type.value_or("mean_pooler");  // open_clip's
+    const auto proj = bert_projection(), pooler = hf_pooler_type.value_or("mean_pooler");  // open_clip's default
     if (proj != "linear" && proj != "none") {
       scope.fail("hf_proj_type", fmt::format("expected linear or none, found {}", proj));
     }
@@ -551,11 +558,15 @@ struct TextFile {
     return result;
   }
 
+  std::string bert_projection() const {
+    return hf_proj_type.kind == ConfigNode::Kind::null ? "none" : hf_proj_type.scalar;
+  }
+
   TextConfig resolved_bert() const {
     auto result = *detail::bert_defaults(*hf_model_name);
     if (hf_model_config) hf_model_config->apply(result);
     result.context_length = config.context_length;
-    result.proj_type = hf_proj_type.value_or("linear");
+    result.proj_type = bert_projection();
     result.proj_bias = config.proj_bias;
     return result;
   }
@@ -683,7 +694,7 @@ ConfigNode timm_kwargs_node(const VisionConfig& config) {
       .unless_default("act_layer", activation(config), activation(standard))
       .unless_default("class_token", config.class_token, standard.class_token)
       .unless_default("pre_norm", config.pre_norm, standard.pre_norm)
-      .unless_default("fc_norm", config.final_ln_after_pool, standard.final_ln_after_pool)
+      .unless_default("fc_norm", config.final_ln_after_pool, has_fc_norm_by_default(config))
       .unless_default("init_values", config.ls_init_value)
       .unless_default("norm_eps", config.norm_eps, standard.norm_eps)
       .unless_default("pre_logits", config.pre_logits, standard.pre_logits)
@@ -769,7 +780,7 @@ ConfigNode bert_node(const TextConfig& config) {
       .always("context_length", config.context_length)
       .always("hf_model_name", text(config.hf_model_name))
       .always("hf_tokenizer_name", text(config.hf_tokenizer_name))
-      .always("hf_proj_type", text(config.proj_type))
+      .always("hf_proj_type", config.proj_type == "none" ? ConfigNode{} : text(config.proj_type))
       .always("hf_pooler_type", text("cls_last_hidden_state_pooler"))
       .unless_default("proj_bias", config.proj_bias, false)
       .when(has_kwargs, "hf_model_config", std::move(kwargs))

@@ -20,6 +20,7 @@
 #include "contrastive/eval/encoder.h"
 #include "contrastive/eval/model_folder.h"
 #include "contrastive/models/clip_model.h"
+#include "contrastive/train/run_options.h"
 
 #include "tests/support/errors.h"
 #include "tests/support/paths.h"
@@ -324,6 +325,29 @@ TEST_F(TowerSourceTest, AClipModelsFileKeepsClipsPreprocessingUnderANamedModelTo
   const auto text = open_text_tower((folder_ / "clip" / "weights.safetensors").string());
   EXPECT_EQ(text.config, config.text_cfg);
   EXPECT_NE(error_of((folder_ / "clip" / "weights.safetensors").string() + ":img").find("img"), std::string::npos);
+}
+
+TEST_F(TowerSourceTest, ARunTakesItsModelAndPreprocessingFromItsTowers) {
+  const auto file = folder_ / "run.yaml";
+  const auto load = [&](const std::string& more) {
+    write_file_atomically(file, fmt::format("name: a\nlock: LU\nimage: {{checkpoint: {0}/vit.npz}}\n"
+                                            "text: {{checkpoint: {0}/lit.npz}}\ndata: {{train: synthetic}}\n"
+                                            "train: {{steps: 5}}\n{1}",
+                                            folder_.string(), more));
+    const auto options = train::load_run_options(file.string(), {});
+    return std::pair(models::load_model_config(options.model), options.preprocess);
+  };
+  const auto [as_wide, preprocess] = load("");
+  EXPECT_EQ(as_wide.embed_dim, kWidth);
+  EXPECT_FALSE(as_wide.vision_cfg.has_projection());
+  EXPECT_EQ(as_wide.vision_cfg.image_size, 16);
+  EXPECT_TRUE(as_wide.text_cfg.is_bert());
+  EXPECT_TRUE(as_wide.text_cfg.proj_bias);
+  ASSERT_NE(preprocess.find("antialias"), nullptr);
+  const auto [projected, same] = load("model: {embed_dim: 24}\n");
+  EXPECT_EQ(projected.embed_dim, 24);
+  EXPECT_TRUE(projected.vision_cfg.has_projection());
+  EXPECT_EQ(to_json(same), to_json(preprocess));
 }
 
 TEST_F(TowerSourceTest, PositionsFitAnotherImageSize) {

@@ -124,6 +124,25 @@ TEST(ModelConfigTest, ASiglipTowerTakesItsSizesFromItsName) {
                "embed_dim: must be the image tower's width 64 with timm_proj none, but is 1152");
 }
 
+TEST(ModelConfigTest, DefaultsOfOtherLibrariesAreOpenClips) {
+  const auto vision = [](const std::string& rest) {
+    return parse(R"({"embed_dim": 768, "vision_cfg": {"timm_model_name": "vit_base_patch16_224", )" + rest + R"(},
+                     "text_cfg": {}})")
+        .vision_cfg;
+  };
+  EXPECT_TRUE(vision(R"("timm_pool": "avg", "timm_proj": "none")").final_ln_after_pool);
+  EXPECT_FALSE(vision(R"("timm_pool": "avg", "timm_proj": "linear")").final_ln_after_pool);
+  EXPECT_FALSE(vision(R"("timm_pool": "avg", "timm_proj": "none", "timm_model_kwargs": {"fc_norm": false})")
+                   .final_ln_after_pool);
+  EXPECT_FALSE(vision(R"("timm_pool": "token", "timm_proj": "none")").final_ln_after_pool);
+  const std::string bert = R"({"embed_dim": 768, "vision_cfg": {"width": 768}, "text_cfg": {"context_length": 16,
+    "hf_model_name": "bert-base-uncased", "hf_pooler_type": "cls_last_hidden_state_pooler", "hf_proj_type": null}})";
+  const auto config = parse(bert);
+  EXPECT_EQ(config.text_cfg.proj_type, "none");
+  EXPECT_EQ(parse(to_json(to_node(config))), config);
+  EXPECT_NE(to_json(to_node(config), -1).find("\"hf_proj_type\":null"), std::string::npos);
+}
+
 TEST(ModelConfigTest, TowersOfOtherLibrariesSurviveBeingWritten) {
   const std::string text = R"("text_cfg": {"context_length": 16, "hf_model_name": "bert-base-uncased",
     "hf_proj_type": "linear", "hf_pooler_type": "cls_last_hidden_state_pooler", "proj_bias": true,
