@@ -25,6 +25,19 @@ std::string join_lines(const std::vector<std::string>& lines) {
   return fmt::format("{}", fmt::join(lines, "\n  "));
 }
 
+/// What of a map's entries differs from those of another.
+ConfigNode without_defaults(const ConfigNode& node, const ConfigNode& defaults) {
+  auto result = ConfigNode::make_map();
+  for (const auto& [key, place, value] : node.entries) {
+    const auto* standard = defaults.find(key);
+    if (standard != nullptr && to_json(value, -1) == to_json(*standard, -1)) continue;
+    const bool are_maps =
+        standard != nullptr && value.kind == ConfigNode::Kind::map && standard->kind == ConfigNode::Kind::map;
+    result.add(key, are_maps ? without_defaults(value, *standard) : value);
+  }
+  return result;
+}
+
 }  // namespace
 
 RunDirectory::RunDirectory(const RunOptions& options, const ResumeRequest& resume) : path_(options.run_directory()) {
@@ -110,7 +123,8 @@ std::string training_config_hash(const RunOptions& options) {
   plain.tokenizer = defaults.tokenizer;
   // Gives the same gradients to the bit.
   std::erase_if(plain.model.entries, [](const auto& entry) { return entry.key == "checkpoint_activations"; });
-  const auto text = to_yaml(plain);
+  // A key that a later version adds, with a default that changes nothing, leaves the hash as it is.
+  const auto text = to_json(without_defaults(options_to_node(plain), options_to_node(defaults)), -1);
   return sha256_hex({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
 }
 
