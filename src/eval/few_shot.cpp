@@ -12,9 +12,7 @@
 
 #include "contrastive/core/error.h"
 #include "contrastive/core/random.h"
-#include "contrastive/data/evaluation_loader.h"
-#include "contrastive/data/normalize.h"
-#include "contrastive/models/precision.h"
+#include "contrastive/eval/tower_features.h"
 
 #include "eval/eval_mode.h"
 
@@ -63,25 +61,11 @@ torch::Tensor read_labels(const data::ClassificationSet& set) {
   return labels;
 }
 
-struct LabelledFeatures {
-  torch::Tensor features;  ///< [N, D] fp32, in CPU memory
-  torch::Tensor labels;    ///< [N]
-};
-
 LabelledFeatures encode(models::ClipModel& model, const image::PreprocessSpec& preprocess,
                         const data::SampleSource& source, const FewShotOptions& options) {
-  const torch::NoGradGuard no_grad;
   const detail::EvalMode eval_mode(model);
-  const auto device = model->logit_scale.device();
-  data::EvaluationLoader loader(source, preprocess, options.batch_size, options.workers);
-  std::vector<torch::Tensor> features, labels;
-  while (const auto batch = loader.next()) {
-    const auto images = data::normalize_images(batch->images, preprocess.mean, preprocess.std, device);
-    const models::AutocastGuard autocast(device.type(), options.bf16);
-    features.push_back(model->visual->forward_features(images).to(at::kCPU, at::kFloat));
-    labels.push_back(batch->labels);
-  }
-  return {at::cat(features), at::cat(labels)};
+  return tower_features(*model->visual, preprocess, source,
+                        {.batch_size = options.batch_size, .workers = options.workers, .bf16 = options.bf16});
 }
 
 void check(const data::ClassificationSet& train, const data::ClassificationSet& test, const FewShotOptions& options) {

@@ -13,13 +13,12 @@
 namespace contrastive::eval {
 
 LabelledFeatures tower_features(models::ImageTowerImpl& tower, const image::PreprocessSpec& preprocess,
-                                const data::ClassificationSet& set, const ZeroShotOptions& options,
+                                const data::SampleSource& source, const ZeroShotOptions& options,
                                 const distributed::ProcessGroup& group) {
   const torch::NoGradGuard no_grad;
   const auto parameters = tower.parameters();
   const auto device = parameters.empty() ? torch::Device(torch::kCPU) : parameters.front().device();
-  data::EvaluationLoader loader(*set.source, preprocess, options.batch_size, options.workers, group.rank(),
-                                group.size());
+  data::EvaluationLoader loader(source, preprocess, options.batch_size, options.workers, group.rank(), group.size());
   std::vector<torch::Tensor> features{at::empty({0, tower.feature_width()})};
   std::vector<torch::Tensor> labels{at::empty({0}, at::kLong)};
   while (const auto batch = loader.next()) {

@@ -32,11 +32,11 @@ eval::ZeroShotMetrics ZeroShotEvaluation::run(models::ClipModel& model) {
 
 eval::LabelledFeatures ZeroShotEvaluation::locked_features(models::ClipModel& model) const {
   if (options_.image.cache.empty()) {
-    return eval::tower_features(*model->visual, preprocess_, set_, zero_shot_, group_);
+    return eval::tower_features(*model->visual, preprocess_, *set_.source, zero_shot_, group_);
   }
   const auto opened = open_trusted_image_tower(options_);
   opened.tower->to(model->logit_scale.device());
-  return eval::tower_features(*opened.tower, preprocess_, set_, zero_shot_, group_);
+  return eval::tower_features(*opened.tower, preprocess_, *set_.source, zero_shot_, group_);
 }
 
 }  // namespace contrastive::train::detail

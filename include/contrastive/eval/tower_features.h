@@ -4,6 +4,7 @@
 
 #include "contrastive/core/export.h"
 #include "contrastive/data/classification_set.h"
+#include "contrastive/data/source.h"
 #include "contrastive/distributed/process_group.h"
 #include "contrastive/eval/zero_shot.h"
 #include "contrastive/image/transform.h"
@@ -18,10 +19,10 @@ struct LabelledFeatures {
   torch::Tensor labels;    ///< [N] int64
 };
 
-/// Of every image of a set; over several ranks of those that are this rank's. The tower's mode is as it is.
+/// Of every sample of a source; over several ranks of those that are this rank's. The tower's mode is as it is.
 /// Throws: DataError naming the sample if one can't be read.
 CONTRASTIVE_API LabelledFeatures tower_features(models::ImageTowerImpl& tower, const image::PreprocessSpec& preprocess,
-                                                const data::ClassificationSet& set, const ZeroShotOptions& options,
+                                                const data::SampleSource& source, const ZeroShotOptions& options,
                                                 const distributed::ProcessGroup& group = {});
 
 /// evaluate_zero_shot for images whose features are known: equal results where nothing before the projection has
