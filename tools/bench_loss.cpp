@@ -1,11 +1,6 @@
 #include "bench_loss.h"
 
-#include <algorithm>
-#include <chrono>
-#include <fstream>
-#include <limits>
 #include <string>
-#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -14,30 +9,23 @@
 #include "contrastive/loss/contrastive_loss.h"
 #include "contrastive/loss/sigmoid_loss.h"
 
+#include "bench_measure.h"
+#include "bench_memory.h"
+
 namespace contrastive::tools {
 namespace {
-
-/// A value in kB of this process's status, in bytes.
-double status_value(const std::string& key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string word; status >> word;) {
-    double kilobytes = 0;
-    if (word == key + ":" && status >> kilobytes) return kilobytes * 1024;
-  }
-  return std::numeric_limits<double>::quiet_NaN();
-}
 
 /// The largest memory in use since it was made, beyond what was in use then: resident, or allocated on a GPU.
 class PeakMemory {
  public:
   explicit PeakMemory(torch::Device device) : device_(device) {
     if (device_.is_cuda()) at::getDeviceAllocator(device_.type())->resetPeakStats(device_index());
-    std::ofstream("/proc/self/clear_refs") << 5;  // where the system refuses this, a peak stays what it was
-    before_ = device_.is_cuda() ? static_cast<double>(on_gpu().current) : status_value("VmRSS");
+    reset_peak_memory();
+    before_ = device_.is_cuda() ? static_cast<double>(on_gpu().current) : resident_memory();
   }
 
   double extra_bytes() const {
-    return (device_.is_cuda() ? static_cast<double>(on_gpu().peak) : status_value("VmHWM")) - before_;
+    return (device_.is_cuda() ? static_cast<double>(on_gpu().peak) : peak_memory()) - before_;
   }
 
  private:
@@ -92,14 +80,8 @@ nlohmann::ordered_json bench_loss(const LossArguments& arguments) {
   const torch::Device device = at::hasCUDA() ? torch::kCUDA : torch::kCPU;
   LossRun run(arguments, at::TensorOptions(device).dtype(dtype_of(arguments.precision)));
   const PeakMemory memory(device);
-  std::vector<double> seconds;
-  for (int64_t i = 0; i < arguments.repetitions; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    run();
-    seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  }
+  const auto seconds = time_each(arguments.repetitions, [&] { run(); });
   const double extra = memory.extra_bytes();
-  std::sort(seconds.begin(), seconds.end());
   return {{"benchmark", "loss"},
           {"kind", arguments.kind},
           {"precision", arguments.precision},
@@ -110,7 +92,7 @@ nlohmann::ordered_json bench_loss(const LossArguments& arguments) {
           {"device", device.str()},
           {"threads", at::get_num_threads()},
           {"seconds_min", seconds.front()},
-          {"seconds_median", seconds[seconds.size() / 2]},
+          {"seconds_median", median(seconds)},
           {"peak_extra_mb", extra / 1e6}};
 }
 

@@ -137,6 +137,7 @@ int train_run(const train::RunOptions& options, const std::string& resume) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  contrastive::tools::keep_freed_memory();
   CLI::App app("Trains a CLIP model from a configuration file.", "clip_train");
   Arguments arguments;
   app.add_option("--config", arguments.config, "a YAML file, or the name of a shipped one (quickstart.yaml)")

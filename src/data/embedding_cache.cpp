@@ -84,6 +84,12 @@ const char* name_of(image::ResizeMode mode) {
   return "";
 }
 
+/// "" unless pixels are approximated.
+std::string decoding_of(const image::TrainCropOptions& crop) {
+  if (crop.jpeg_scaling == image::JpegScaling::none) return "";
+  return fmt::format(", JPEGs decoded at {} times the size or more", crop.jpeg_scaling_ratio);
+}
+
 std::string crop_in_words(const image::PreprocessSpec& spec, const image::TrainCropOptions& crop) {
   switch (crop.kind) {
     case image::TrainCrop::none: {
@@ -94,10 +100,10 @@ std::string crop_in_words(const image::PreprocessSpec& spec, const image::TrainC
       return text;
     }
     case image::TrainCrop::random_square:
-      return fmt::format("cropped (random_square) to {}", spec.size);
+      return fmt::format("cropped (random_square{}) to {}", decoding_of(crop), spec.size);
     case image::TrainCrop::random_resized:
-      return fmt::format("cropped (random_resized, {} to {} of the area) to {}", crop.scale_min, crop.scale_max,
-                         spec.size);
+      return fmt::format("cropped (random_resized, {} to {} of the area{}) to {}", crop.scale_min, crop.scale_max,
+                         decoding_of(crop), spec.size);
   }
   CONTRASTIVE_INTERNAL_ASSERT(false);
   return {};

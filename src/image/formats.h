@@ -34,6 +34,10 @@ class JpegReader {
   /// The whole image in the file's own mode. Call this or read_rgb, once.
   Image read(const DecodeLimits& limits);
 
+  /// Makes read_rgb decode at 1 / `denominator` (1, 2, 4 or 8) of the size, sides rounded up, by shorter transforms of
+  /// the blocks: what PIL's draft does. Boxes are then those of the small image.
+  void scale_down(int denominator);
+
   /// What read_rgb has to decode for `box`: the same rows and a few columns more, so that upsampling sees its
   /// neighbours.
   Box region_around(const Box& box) const;
@@ -45,6 +49,9 @@ class JpegReader {
 
  private:
   struct State;
+  static std::unique_ptr<State>& spare_state();
+  static std::unique_ptr<State> take_state();
+
   std::unique_ptr<State> state_;
 };
 

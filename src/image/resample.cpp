@@ -41,16 +41,26 @@ Filter filter_of(Interpolation interpolation) {
   return {bicubic_weight, 2.0};
 }
 
-/// One axis of the resampling: outputs [begin, begin + count) of out_size.
+/// One axis of the resampling: outputs [begin, begin + count) of out_size, which stand for `extent` inputs from `start`
+/// on.
 struct Axis {
+  Axis(int64_t in, int64_t out, int64_t first, int64_t outputs)
+      : Axis(in, out, first, outputs, 0.0, static_cast<double>(in)) {}
+  Axis(int64_t in, int64_t out, int64_t first, int64_t outputs, double from, double length)
+      : in_size(in), out_size(out), begin(first), count(outputs), start(from), extent(length) {}
+
   int64_t in_size;
   int64_t out_size;
   int64_t begin;
   int64_t count;
+  double start;
+  double extent;
 
-  double scale() const { return static_cast<double>(in_size) / static_cast<double>(out_size); }
+  double scale() const { return extent / static_cast<double>(out_size); }
   double filter_scale() const { return std::max(scale(), 1.0); }
-  double center(int64_t i) const { return (static_cast<double>(begin + i) + 0.5) * scale(); }
+  double center(int64_t i) const { return start + (static_cast<double>(begin + i) + 0.5) * scale(); }
+  /// Whether the outputs are the inputs.
+  bool copies() const { return in_size == out_size && start == 0.0 && extent == static_cast<double>(in_size); }
 };
 
 Span span_of(const Axis& axis, const Filter& filter, int64_t i) {
@@ -121,7 +131,7 @@ PaddedRows padded_rows(ScratchBuffer& memory, int64_t rows, int64_t row_bytes) {
 /// The horizontal pass, or a copy where the width stays: PIL skips the pass then, and its weights would be 1 and 0.
 void narrow(const PixelView& source, int channels, Span rows, const Axis& columns, const Filter& filter,
             const PaddedRows& out) {
-  if (columns.in_size != columns.out_size) {
+  if (!columns.copies()) {
     thread_local Taps taps;
     compute_taps(columns, filter, taps);
     return run_horizontal({source, channels, rows, &taps, out.pixels, out.stride});
@@ -138,7 +148,7 @@ void shorten(const uint8_t* in, int64_t in_stride, int64_t row_bytes, int32_t fi
   for (int64_t y = 0; y < rows.count; ++y) {
     const auto span = taps.spans[static_cast<size_t>(y)];
     uint8_t* out_row = out.pixels + y * out.stride;
-    if (rows.in_size == rows.out_size) {
+    if (rows.copies()) {
       std::memcpy(out_row, in + (rows.begin + y - first_row) * in_stride, static_cast<size_t>(row_bytes));
     } else {
       run_vertical({in + (span.first - first_row) * in_stride, in_stride, row_bytes, span.count, taps.row(y), out_row});
@@ -192,6 +202,12 @@ void resample_vertical_first(const PixelView& source, int channels, const Axis& 
   for (int64_t y = 0; y < rows.count; ++y) {
     std::memcpy(out + y * row_bytes, narrowed.pixels + y * narrowed.stride, static_cast<size_t>(row_bytes));
   }
+}
+
+void resample_axes(const PixelView& source, int channels, const Axis& columns, const Axis& rows, const Filter& filter,
+                   uint8_t* out) {
+  if (vertical_goes_first(columns, rows)) return resample_vertical_first(source, channels, columns, rows, filter, out);
+  resample_horizontal_first(source, channels, columns, rows, filter, out);
 }
 
 uint16_t load_grey16(const uint8_t* in) {
@@ -251,13 +267,18 @@ PixelView view_of(const Image& image, const Box& box) {
           image.pixels.data() + image.pixels.size()};
 }
 
+void resample_box(const PixelView& source, int channels, const SourceBox& box, int64_t width, int64_t height,
+                  Interpolation interpolation, uint8_t* out) {
+  const Axis columns(source.width, width, 0, width, box.left, box.width);
+  const Axis rows(source.height, height, 0, height, box.top, box.height);
+  resample_axes(source, channels, columns, rows, filter_of(interpolation), out);
+}
+
 void resample(const PixelView& source, int channels, int64_t width, int64_t height, const Box& part,
               Interpolation interpolation, uint8_t* out) {
-  const auto filter = filter_of(interpolation);
   const Axis columns{source.width, width, part.left, part.width};
   const Axis rows{source.height, height, part.top, part.height};
-  if (vertical_goes_first(columns, rows)) return resample_vertical_first(source, channels, columns, rows, filter, out);
-  resample_horizontal_first(source, channels, columns, rows, filter, out);
+  resample_axes(source, channels, columns, rows, filter_of(interpolation), out);
 }
 
 void resample_grey16(const PixelView& source, int64_t width, int64_t height, const Box& part,

@@ -31,6 +31,19 @@ struct PixelView {
 /// The pixels of `box` in `image`; valid as long as the image.
 PixelView view_of(const Image& image, const Box& box);
 
+/// Where a resampling takes its image from, in pixels of the source: fractions are allowed.
+struct SourceBox {
+  double left = 0;
+  double top = 0;
+  double width = 0;
+  double height = 0;
+};
+
+/// Resamples `box` of 1 to 4 channels of uint8 to width x height: PIL's resize with a box, bit for bit, of the source
+/// alone. interpolation and `out` as below.
+void resample_box(const PixelView& source, int channels, const SourceBox& box, int64_t width, int64_t height,
+                  Interpolation interpolation, uint8_t* out);
+
 /// Computes `part` of the width x height resampling of 1 to 4 channels of uint8: PIL's ImagingResample, bit for bit.
 /// interpolation: bilinear or bicubic. `out`: part.height rows of part.width * channels bytes.
 void resample(const PixelView& source, int channels, int64_t width, int64_t height, const Box& part,

@@ -178,6 +178,25 @@ void square_without_crop(const Image& image, int64_t size, const TrainCropOption
   std::copy(square.pixels.begin(), square.pixels.end(), out.begin());
 }
 
+/// Of libjpeg's SIMD sizes the smallest that leaves the crop the side that was asked for.
+int denominator_for(const Box& box, int64_t size, const TrainCropOptions& options) {
+  if (options.jpeg_scaling == JpegScaling::none) return 1;
+  const double wanted = options.jpeg_scaling_ratio * static_cast<double>(size);
+  const auto side = static_cast<double>(std::min(box.width, box.height));
+  for (const int denominator : {8, 4, 2}) {
+    if (side / denominator >= wanted) return denominator;
+  }
+  return 1;
+}
+
+/// The pixels of an image reduced to 1 / `denominator` that `box` touches.
+Box reduced_box(const Box& box, int64_t denominator) {
+  const auto left = box.left / denominator;
+  const auto top = box.top / denominator;
+  const auto end = [denominator](int64_t full) { return (full + denominator - 1) / denominator; };
+  return {left, top, end(box.left + box.width) - left, end(box.top + box.height) - top};
+}
+
 /// Decodes what `box` needs into this thread's scratch.
 detail::PixelView read_region(detail::JpegReader& reader, const Box& box) {
   thread_local detail::ScratchBuffer scratch;
@@ -188,6 +207,20 @@ detail::PixelView read_region(detail::JpegReader& reader, const Box& box) {
   uint8_t* pixels = scratch.bytes(size);
   reader.read_rgb(region, pixels);
   return {pixels + (box.left - region.left) * 3, stride, box.width, box.height, pixels + size};
+}
+
+/// Decodes `box`, in full-size pixels, and resizes it to the square.
+void read_square(detail::JpegReader& reader, const Box& box, int64_t size, const TrainCropOptions& options,
+                 std::span<uint8_t> out) {
+  const int denominator = denominator_for(box, size, options);
+  if (denominator == 1) return resample_square(read_region(reader, box), size, out);
+  reader.scale_down(denominator);
+  const auto reduced = reduced_box(box, denominator);
+  const auto in_reduced = [denominator](int64_t full) { return static_cast<double>(full) / denominator; };
+  const detail::SourceBox source{in_reduced(box.left) - static_cast<double>(reduced.left),
+                                 in_reduced(box.top) - static_cast<double>(reduced.top), in_reduced(box.width),
+                                 in_reduced(box.height)};
+  detail::resample_box(read_region(reader, reduced), 3, source, size, size, Interpolation::bicubic, out.data());
 }
 
 }  // namespace
@@ -216,6 +249,10 @@ Box draw_train_crop(int64_t width, int64_t height, const TrainCropOptions& optio
 void decode_for_training(std::span<const uint8_t> bytes, int64_t size, const TrainCropOptions& options,
                          RandomStream& random, std::span<uint8_t> out, const DecodeLimits& limits) {
   check_output("decode_for_training", size, out);
+  if (!(options.jpeg_scaling_ratio >= 1.0)) {
+    throw Error(fmt::format("[decode_for_training] jpeg_scaling_ratio must be at least 1, but is {}",
+                            options.jpeg_scaling_ratio));
+  }
   const bool needs_a_part = options.kind != TrainCrop::none;
   if (needs_a_part && detail::recognise_format(bytes) == detail::Format::jpeg) {
     detail::JpegReader reader(bytes);
@@ -223,7 +260,7 @@ void decode_for_training(std::span<const uint8_t> bytes, int64_t size, const Tra
     detail::check_size("JPEG", info.width, info.height, limits);
     if (!reader.converts_to_rgb()) return crop_for_training(reader.read(limits), size, options, random, out);
     const auto box = draw_train_crop(info.width, info.height, options, random);
-    return resample_square(read_region(reader, box), size, out);
+    return read_square(reader, box, size, options, out);
   }
   crop_for_training(decode_image(bytes, limits), size, options, random, out);
 }

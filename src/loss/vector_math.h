@@ -4,17 +4,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "contrastive/core/vector_clones.h"
+
 #include "loss/tile_math.h"
 
 // Functions over 64 bytes of numbers at once, in as many registers as the processor needs for them. They are inlined
-// into functions that are compiled for several processors (CONTRASTIVE_VECTOR_CLONES).
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
-#define CONTRASTIVE_VECTOR_CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default")))
-#else
-#define CONTRASTIVE_VECTOR_CLONES
-#endif
-#define CONTRASTIVE_INLINE inline __attribute__((always_inline))
-
+// into functions marked CONTRASTIVE_VECTOR_CLONES.
 namespace contrastive::loss::detail {
 
 template <typename T>

@@ -8,11 +8,11 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "contrastive/ops/attention.h"
+#include "contrastive/ops/elementwise.h"
+
 namespace contrastive::models::detail {
 namespace {
-
-// Up to here two plain products and a softmax beat ATen's flash kernel on the CPU, whose backward is slow.
-constexpr int64_t kShortRow = 128;
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
@@ -30,54 +30,29 @@ torch::Tensor with_a_visible_key(const torch::Tensor& hidden) {
   return hidden.logical_and(hidden.all(1, /*keepdim=*/true).logical_not());
 }
 
-/// Attention by batched matrix products with its own backward: one copy into head-major order each way, gradients of
-/// q, k and v written straight into one buffer.
-class ShortAttention : public torch::autograd::Function<ShortAttention> {
+/// Attention by our own kernels, with their backward pass.
+class KernelAttention : public torch::autograd::Function<KernelAttention> {
  public:
   static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& qkv, int64_t heads,
                                bool causal, const std::optional<torch::Tensor>& hidden) {
-    const auto batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3, head_width = width / heads;
-    const auto packed = qkv.view({batch, tokens, 3, heads, head_width})
-                            .permute({2, 0, 3, 1, 4})
-                            .clone(at::MemoryFormat::Contiguous)
-                            .view({3, batch * heads, tokens, head_width});
-    const auto q = packed[0], k = packed[1], v = packed[2];
-    q.mul_(attention_scale(head_width));
-    const auto scores = q.bmm(k.transpose(1, 2));  // [B H, T, T]
-    if (causal) scores.add_(at::full({tokens, tokens}, kMinusInfinity, scores.options()).triu_(1));
-    if (hidden) scores.view({batch, heads, tokens, tokens}).masked_fill_(over_queries(*hidden), kMinusInfinity);
-    const auto probabilities = scores.softmax(-1);
-    context->save_for_backward({packed, probabilities});
-    context->saved_data["heads"] = heads;
-    return probabilities.bmm(v)
-        .view({batch, heads, tokens, head_width})
-        .transpose(1, 2)
-        .reshape({batch, tokens, width});
+    const ops::AttentionShape shape{qkv.size(0), qkv.size(1), heads, causal};
+    const auto keys = hidden.value_or(torch::Tensor());
+    const auto result = ops::attention(qkv.contiguous().view({-1, qkv.size(2)}), {}, shape, keys);
+    const auto& state = result.state;
+    context->save_for_backward({state.packed, state.probabilities, state.result, state.log_sums, keys});
+    context->saved_data["shape"] = std::vector<int64_t>{shape.batch, shape.tokens, shape.heads, shape.causal};
+    return result.values.view({shape.batch, shape.tokens, -1});
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
+                                                 const torch::autograd::variable_list& gradients) {
     const auto saved = context->get_saved_variables();
-    const auto& packed = saved[0];
-    const auto& probabilities = saved[1];
-    const auto heads = context->saved_data["heads"].toInt(), tokens = packed.size(2), head_width = packed.size(3);
-    const auto batch = packed.size(1) / heads;
-    const auto gradient = gradients[0]
-                              .view({batch, tokens, heads, head_width})
-                              .transpose(1, 2)
-                              .reshape({batch * heads, tokens, head_width});
-
-    const auto packed_gradient = at::empty_like(packed);
-    auto dq = packed_gradient[0], dk = packed_gradient[1], dv = packed_gradient[2];
-    at::bmm_out(dv, probabilities.transpose(1, 2), gradient);
-    const auto dscores = at::_softmax_backward_data(gradient.bmm(packed[2].transpose(1, 2)), probabilities, -1,
-                                                    probabilities.scalar_type());
-    at::bmm_out(dq, dscores, packed[1]).mul_(attention_scale(head_width));
-    at::bmm_out(dk, dscores.transpose(1, 2), packed[0]);
-    const auto result = packed_gradient.view({3, batch, heads, tokens, head_width})
-                            .permute({1, 3, 0, 2, 4})
-                            .reshape({batch, tokens, 3 * heads * head_width});
-    return {result, torch::Tensor(), torch::Tensor(), torch::Tensor()};
+    const auto sizes = context->saved_data["shape"].toIntVector();
+    const ops::AttentionShape shape{sizes[0], sizes[1], sizes[2], sizes[3] != 0};
+    const auto gradient = gradients[0].contiguous();
+    const auto result = ops::attention_backward(gradient.view({-1, gradient.size(2)}), shape,
+                                                {saved[0], saved[1], saved[2], saved[3]}, saved[4]);
+    return {result.qkv.view({shape.batch, shape.tokens, -1}), torch::Tensor(), torch::Tensor(), torch::Tensor()};
   }
 };
 
@@ -86,10 +61,10 @@ class ShortAttention : public torch::autograd::Function<ShortAttention> {
 torch::Tensor packed_attention(const torch::Tensor& qkv, int64_t heads, bool causal, const torch::Tensor& hidden) {
   TORCH_CHECK(!causal || !hidden.defined(), "[attention] a causal mask and one of keys don't go together");
   const auto batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3;
-  if (qkv.is_cpu() && tokens <= kShortRow) {
+  if (ops::has_kernels(qkv) && qkv.numel() > 0) {
     // Autograd's functions take no undefined tensors.
-    return ShortAttention::apply(qkv, heads, causal,
-                                 hidden.defined() ? std::optional(with_a_visible_key(hidden)) : std::nullopt);
+    return KernelAttention::apply(qkv, heads, causal,
+                                  hidden.defined() ? std::optional(with_a_visible_key(hidden)) : std::nullopt);
   }
   const auto parts = qkv.view({batch, tokens, 3, heads, width / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
   std::optional<torch::Tensor> mask;

@@ -29,6 +29,16 @@ void set_affine_to_identity(torch::Tensor& weight, torch::Tensor& bias) {
   bias.zero_();
 }
 
+detail::BatchNormStep start_step(BatchNorm2dImpl& layer, const distributed::ProcessGroup& group) {
+  detail::BatchNormStep step{.momentum = kBatchNormMomentum, .epsilon = kBatchNormEpsilon, .group = group};
+  if (!detail::is_rerunning()) {
+    layer.num_batches_tracked.add_(1);
+    step.running_mean = layer.running_mean;
+    step.running_var = layer.running_var;
+  }
+  return step;
+}
+
 }  // namespace
 
 LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, torch::Device device, bool has_bias) {
@@ -38,6 +48,10 @@ LinearImpl::LinearImpl(int64_t in_features, int64_t out_features, torch::Device 
 
 torch::Tensor LinearImpl::forward(const torch::Tensor& x) const {
   return at::linear(x, weight, bias);
+}
+
+torch::Tensor LinearImpl::weight_as(torch::ScalarType dtype) const {
+  return copy_.of(weight, dtype);
 }
 
 void LinearImpl::reset_parameters(at::Generator& generator) {
@@ -120,18 +134,18 @@ BatchNorm2dImpl::BatchNorm2dImpl(int64_t channels, torch::Device device) {
       register_buffer("num_batches_tracked", at::empty({}, at::TensorOptions(device).dtype(at::kLong)));
 }
 
+torch::Tensor BatchNorm2dImpl::evaluate(const torch::Tensor& x) const {
+  return at::batch_norm(x, weight, bias, running_mean, running_var, /*training=*/false, kBatchNormMomentum,
+                        kBatchNormEpsilon, /*cudnn_enabled=*/true);
+}
+
 torch::Tensor BatchNorm2dImpl::forward(const torch::Tensor& x) {
-  if (!is_training()) {
-    return at::batch_norm(x, weight, bias, running_mean, running_var, /*training=*/false, kBatchNormMomentum,
-                          kBatchNormEpsilon, /*cudnn_enabled=*/true);
-  }
-  detail::BatchNormStep step{.momentum = kBatchNormMomentum, .epsilon = kBatchNormEpsilon, .group = group_};
-  if (!detail::is_rerunning()) {
-    num_batches_tracked.add_(1);
-    step.running_mean = running_mean;
-    step.running_var = running_var;
-  }
-  return detail::train_batch_norm(x, weight, bias, step);
+  return is_training() ? detail::train_batch_norm(x, weight, bias, start_step(*this, group_)) : evaluate(x);
+}
+
+torch::Tensor BatchNorm2dImpl::forward_relu(const torch::Tensor& x, const torch::Tensor& shortcut) {
+  if (!is_training()) return detail::add_relu(evaluate(x), shortcut);
+  return detail::train_batch_norm_relu(x, weight, bias, start_step(*this, group_), shortcut);
 }
 
 void BatchNorm2dImpl::reset_parameters() {

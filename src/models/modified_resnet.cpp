@@ -40,11 +40,10 @@ BottleneckImpl::BottleneckImpl(int64_t in_channels, int64_t planes, int64_t stri
 }
 
 torch::Tensor BottleneckImpl::forward(const torch::Tensor& x) {
-  auto y = bn1->forward(conv1->forward(x)).relu_();
-  y = bn2->forward(conv2->forward(y)).relu_();
+  auto y = bn1->forward_relu(conv1->forward(x));
+  y = bn2->forward_relu(conv2->forward(y));
   if (stride_ > 1) y = at::avg_pool2d(y, stride_);
-  y = bn3->forward(conv3->forward(y));
-  return y.add_(downsample ? downsample->forward(x) : x).relu_();
+  return bn3->forward_relu(conv3->forward(y), downsample ? downsample->forward(x) : x);
 }
 
 void BottleneckImpl::reset_parameters(at::Generator& generator) {
@@ -109,9 +108,9 @@ ModifiedResNetImpl::ModifiedResNetImpl(const VisionConfig& config, int64_t embed
 }
 
 torch::Tensor ModifiedResNetImpl::stem(const torch::Tensor& images) {
-  auto x = bn1->forward(conv1->forward(images)).relu_();
-  x = bn2->forward(conv2->forward(x)).relu_();
-  x = bn3->forward(conv3->forward(x)).relu_();
+  auto x = bn1->forward_relu(conv1->forward(images));
+  x = bn2->forward_relu(conv2->forward(x));
+  x = bn3->forward_relu(conv3->forward(x));
   return at::avg_pool2d(x, 2);  // [B, width, H / 4, W / 4]
 }
 

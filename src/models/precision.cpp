@@ -1,6 +1,10 @@
 #include "contrastive/models/precision.h"
 
+#include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+
+#include "contrastive/models/layers.h"
+#include "contrastive/models/transformer.h"
 
 namespace contrastive::models {
 
@@ -17,6 +21,52 @@ AutocastGuard::~AutocastGuard() {
   if (at::autocast::decrement_nesting() == 0) at::autocast::clear_cache();
   at::autocast::set_autocast_enabled(device_type_, enabled_before_);
   at::autocast::set_autocast_dtype(device_type_, dtype_before_);
+}
+
+torch::Tensor ComputeCopy::of(const torch::Tensor& parameter, torch::ScalarType dtype) {
+  const auto source = parameter.detach();
+  if (source.scalar_type() == dtype) return source;
+  const std::lock_guard lock(mutex_);
+  if (!is_kept_ || source.is_inference()) return source.to(dtype);
+  const bool fits = copy_.defined() && copy_.scalar_type() == dtype && copy_.device() == source.device() &&
+                    copy_.sizes() == source.sizes();
+  if (fits && source_ == source.const_data_ptr() && version_ == source._version()) return copy_;
+  if (fits && copy_.use_count() == 1) {
+    copy_.copy_(source);
+  } else {  // a graph still holds the last one
+    copy_ = source.to(dtype);
+  }
+  source_ = source.const_data_ptr();
+  version_ = source._version();
+  return copy_;
+}
+
+void ComputeCopy::keep() {
+  const std::lock_guard lock(mutex_);
+  is_kept_ = true;
+}
+
+torch::Tensor ComputeCopy::begin_update(const torch::Tensor& parameter) {
+  const std::lock_guard lock(mutex_);
+  const bool is_free = copy_.defined() && copy_.use_count() == 1 && copy_.scalar_type() == at::kBFloat16 &&
+                       source_ == parameter.const_data_ptr() && copy_.strides() == parameter.strides();
+  return is_free ? copy_ : torch::Tensor();
+}
+
+void ComputeCopy::confirm_update(const torch::Tensor& parameter) {
+  const std::lock_guard lock(mutex_);
+  version_ = parameter._version();
+}
+
+std::vector<std::pair<torch::Tensor, ComputeCopy*>> compute_copies(const torch::nn::Module& model) {
+  std::vector<std::pair<torch::Tensor, ComputeCopy*>> result;
+  for (const auto& module : model.modules()) {
+    if (const auto* linear = module->as<LinearImpl>()) result.emplace_back(linear->weight, &linear->copy());
+    if (const auto* attention = module->as<AttentionImpl>()) {
+      result.emplace_back(attention->in_proj_weight, &attention->in_proj_copy());
+    }
+  }
+  return result;
 }
 
 torch::ScalarType compute_dtype(const torch::Tensor& x) {

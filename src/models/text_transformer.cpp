@@ -8,6 +8,7 @@
 #include "contrastive/models/precision.h"
 
 #include "models/layer_groups.h"
+#include "models/length_groups.h"
 #include "models/timm_names.h"
 
 namespace contrastive::models {
@@ -47,15 +48,34 @@ TextTransformerImpl::TextTransformerImpl(const TextConfig& config, int64_t embed
 torch::Tensor TextTransformerImpl::forward_features(const torch::Tensor& tokens) {
   check_tokens(tokens);
   if (attn_pool) return attn_pool->forward(ln_final->forward(transformer->forward(embed(tokens))));
-  auto ids = tokens;
-  auto positions = pooled_positions(tokens);
+  const auto positions = pooled_positions(tokens);
   // Nothing before the end token sees what is behind it, and only the end token is read.
   const bool reads_an_end = config().pool_type == "argmax" || config().pool_type == "eos";
   if (tokens.is_cpu() && reads_an_end && !config().no_causal_mask && tokens.size(0) > 0) {
-    ids = ids.narrow(1, 0, positions.max().item<int64_t>() + 1);
+    return features_by_length(tokens, positions);
   }
-  positions = positions.to(positional_embedding.device());
-  return ln_final->forward(transformer->forward_pooled(embed(ids), positions));  // [B, D]
+  return features_at(tokens, positions);
+}
+
+/// Of each row, the features at its position. Shapes: tokens [B, T], positions [B] to [B, D].
+torch::Tensor TextTransformerImpl::features_at(const torch::Tensor& tokens, const torch::Tensor& positions) const {
+  const auto device_positions = positions.to(positional_embedding.device());
+  return ln_final->forward(transformer->forward_pooled(embed(tokens), device_positions));
+}
+
+/// The same, with rows of similar length together and cut at the longest of them.
+torch::Tensor TextTransformerImpl::features_by_length(const torch::Tensor& tokens,
+                                                      const torch::Tensor& positions) const {
+  const auto groups = detail::group_by_length((positions + 1).to(at::kLong).contiguous());
+  if (groups.size() == 1) return features_at(tokens.narrow(1, 0, groups.front().length), positions);
+  std::vector<torch::Tensor> rows, features;
+  for (const auto& group : groups) {
+    rows.push_back(at::tensor(group.rows, at::kLong));
+    const auto part = tokens.index_select(0, rows.back()).narrow(1, 0, group.length);
+    features.push_back(features_at(part, positions.index_select(0, rows.back())));
+  }
+  const auto place = at::cat(rows).argsort();  // of each row among the groups' rows
+  return at::cat(features).index_select(0, place.to(positional_embedding.device()));
 }
 
 /// Shapes: tokens [B, T] to [B, T, D].

@@ -8,6 +8,7 @@
 
 #include "models/attention.h"
 #include "models/checkpoint.h"
+#include "models/fused_block.h"
 
 namespace contrastive::models {
 namespace {
@@ -59,6 +60,13 @@ torch::Tensor AttentionImpl::forward(const torch::Tensor& x) const {
   return out_proj->forward(detail::packed_attention(qkv, heads_, causal_));
 }
 
+torch::Tensor AttentionImpl::add_to(const torch::Tensor& x, const LayerNormImpl& norm) const {
+  const auto dtype = x.scalar_type();
+  const auto in_copy = in_proj_copy_.of(in_proj_weight, dtype);
+  return detail::fused_attention_half(x, {norm.weight, norm.bias, norm.eps()}, {in_proj_weight, in_proj_bias, in_copy},
+                                      {out_proj->weight, out_proj->bias, out_proj->weight_as(dtype)}, heads_, causal_);
+}
+
 torch::Tensor AttentionImpl::forward_pooled(const torch::Tensor& x, const torch::Tensor& queries,
                                             const torch::Tensor& positions) const {
   const auto width = x.size(2);
@@ -90,6 +98,13 @@ torch::Tensor MlpImpl::forward(const torch::Tensor& x) const {
   return c_proj->forward(activate(activation_, c_fc->forward(x)));
 }
 
+torch::Tensor MlpImpl::add_to(const torch::Tensor& x, const LayerNormImpl& norm) const {
+  const auto dtype = x.scalar_type();
+  return detail::fused_mlp_half(x, {norm.weight, norm.bias, norm.eps()},
+                                {c_fc->weight, c_fc->bias, c_fc->weight_as(dtype)},
+                                {c_proj->weight, c_proj->bias, c_proj->weight_as(dtype)}, activation_);
+}
+
 void MlpImpl::reset_parameters(at::Generator& generator) {
   c_fc->reset_parameters(generator);
   c_proj->reset_parameters(generator);
@@ -108,12 +123,19 @@ ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const TransformerOptions&
   }
 }
 
+/// LayerScale comes between a half and its sum.
+bool ResidualAttentionBlockImpl::is_fused(const torch::Tensor& x) const {
+  return !ls_1 && detail::can_fuse(x, ln_1->weight);
+}
+
 torch::Tensor ResidualAttentionBlockImpl::forward(const torch::Tensor& x) const {
+  if (is_fused(x)) return add_mlp(attn->add_to(x, *ln_1));
   const auto attended = attn->forward(ln_1->forward(x));
   return add_mlp(x + (ls_1 ? ls_1->forward(attended) : attended));
 }
 
 torch::Tensor ResidualAttentionBlockImpl::add_mlp(const torch::Tensor& x) const {
+  if (is_fused(x)) return mlp->add_to(x, *ln_2);
   const auto hidden = mlp->forward(ln_2->forward(x));
   return x + (ls_2 ? ls_2->forward(hidden) : hidden);
 }

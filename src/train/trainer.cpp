@@ -23,6 +23,7 @@
 #include "contrastive/eval/checkpoint_source.h"
 #include "contrastive/eval/preprocess_config.h"
 #include "contrastive/models/clip_model.h"
+#include "contrastive/models/precision.h"
 #include "contrastive/optim/gradients.h"
 #include "contrastive/optim/optimizer.h"
 #include "contrastive/optim/parameter_shards.h"
@@ -121,6 +122,7 @@ struct Trainer::Impl {
           options, preprocess, tokenizer, open_classification_set(options.eval.zero_shot.data, options.data.synthetic),
           group);
     }
+    optimizer->renew_copies(models::compute_copies(*model));
     start_state();
     prepare_step();
     earlier_skipped_samples = state.skipped_samples;

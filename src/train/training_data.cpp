@@ -84,6 +84,8 @@ image::TrainCropOptions crop_options(const RunOptions& options, const image::Pre
   result.scale_min = crop.scale_min;
   result.scale_max = crop.scale_max;
   result.evaluation = evaluation;
+  result.jpeg_scaling = crop.jpeg_scaling == "dct" ? image::JpegScaling::dct : image::JpegScaling::none;
+  result.jpeg_scaling_ratio = crop.jpeg_scaling_ratio;
   return result;
 }
 

@@ -43,6 +43,7 @@ struct LayerCase {
   torch::ScalarType dtype;
   at::MemoryFormat order;
   test::Tolerance tolerance;
+  bool adds_and_cuts = false;  ///< relu(batch norm + shortcut)
 };
 
 /// Rows [begin, end) are this rank's: their number may differ from rank to rank. torch's own in fp64 is the reference.
@@ -53,14 +54,17 @@ void check_layer(const ProcessGroup& group, int64_t begin, int64_t end, const La
   const auto whole_gradient = test::random_normal(whole_x.sizes(), 4, at::kDouble).to(tested.dtype);
   auto expected = layer(channels, at::kDouble);
   const auto expected_x = whole_x.to(at::kDouble, false, /*copy=*/true).requires_grad_();
-  const auto expected_y = at::batch_norm(expected_x, expected->weight, expected->bias, expected->running_mean,
-                                         expected->running_var, true, 0.1, 1e-5, false);
+  const auto whole_shortcut = test::random_normal(whole_x.sizes(), 5, at::kDouble).to(tested.dtype);
+  auto expected_y = at::batch_norm(expected_x, expected->weight, expected->bias, expected->running_mean,
+                                   expected->running_var, true, 0.1, 1e-5, false);
+  if (tested.adds_and_cuts) expected_y = (expected_y + whole_shortcut).relu();
   expected_y.backward(whole_gradient.to(at::kDouble));
 
   auto module = layer(channels, tested.dtype == at::kBFloat16 ? at::kFloat : tested.dtype);
   module->set_group(group);
   const auto x = whole_x.slice(0, begin, end).contiguous(tested.order).requires_grad_();
-  const auto y = module->forward(x);
+  const auto shortcut = whole_shortcut.slice(0, begin, end).contiguous(tested.order);
+  const auto y = tested.adds_and_cuts ? module->forward_relu(x, shortcut) : module->forward(x);
   EXPECT_EQ(y.scalar_type(), tested.dtype);
   EXPECT_TRUE(y.is_contiguous(tested.order));
   y.backward(whole_gradient.slice(0, begin, end));
@@ -84,7 +88,9 @@ const std::vector<LayerCase>& layer_cases() {
                                             {at::kDouble, at::MemoryFormat::Contiguous, {0, 1e-12}},
                                             {at::kFloat, at::MemoryFormat::ChannelsLast, {0, 5e-6}},
                                             {at::kFloat, at::MemoryFormat::Contiguous, {0, 5e-6}},
-                                            {at::kBFloat16, at::MemoryFormat::ChannelsLast, {0, 1e-2}}};
+                                            {at::kBFloat16, at::MemoryFormat::ChannelsLast, {0, 1e-2}},
+                                            {at::kDouble, at::MemoryFormat::ChannelsLast, {0, 1e-12}, true},
+                                            {at::kDouble, at::MemoryFormat::Contiguous, {0, 1e-12}, true}};
   return cases;
 }
 

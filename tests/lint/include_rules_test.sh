@@ -17,7 +17,7 @@ readonly include_rules='
     allow("core", "")
     allow("text", "core"); allow("image", "core"); allow("ops", "core"); allow("distributed", "core")
     allow("data", "core text image ops distributed")
-    allow("models", "core distributed")
+    allow("models", "core ops distributed")
     allow("loss", "core text image ops distributed data models")
     allow("optim", "core text image ops distributed data models")
     allow("eval", "core text image ops distributed data models loss optim")

@@ -11,6 +11,7 @@
 
 #include <c10/util/Flags.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <nlohmann/json.hpp>
 #include <signal.h>
 
@@ -120,6 +121,15 @@ class FailureReport {
 };
 
 }  // namespace
+
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  constexpr int kNever = -1, kGrowBy = 64 << 20;
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, kNever);
+  mallopt(M_TOP_PAD, kGrowBy);
+#endif
+}
 
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body) {
   follow_parent();

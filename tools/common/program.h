@@ -18,6 +18,10 @@ inline constexpr int kUsage = 2;
 /// --help and --version exit with 0, a wrong command line or configuration with 2, anything else that fails with 1.
 int run_program(CLI::App& app, int argc, char** argv, const std::function<int()>& body);
 
+/// For programs that take and free the same large blocks of memory in every step: freed ones are kept instead of given
+/// back to the system, which would zero every page again. At the start of main.
+void keep_freed_memory();
+
 /// True once SIGINT, SIGTERM or SIGUSR1 asked the program to save and stop; a second SIGINT ends it at once.
 bool stop_requested();
 

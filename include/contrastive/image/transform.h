@@ -49,11 +49,21 @@ enum class TrainCrop {
   none,            ///< no augmentation: evaluation preprocessing, of the image converted to RGB
 };
 
+/// At which size a JPEG is decoded for a training crop.
+enum class JpegScaling {
+  none,  ///< at its own: the bytes are PIL's
+  dct,   ///< an approximation: at 1/2, 1/4 or 1/8 where the crop stays large enough, as after PIL's draft
+};
+
 struct TrainCropOptions {
   TrainCrop kind = TrainCrop::random_resized;
   double scale_min = 0.9;
   double scale_max = 1.0;
   PreprocessSpec evaluation = {};  ///< of `none`; its size is the training square's
+  JpegScaling jpeg_scaling = JpegScaling::none;
+  /// With `dct`: the smallest decoded size is taken whose crop still has this many times the square's side both ways,
+  /// at least 1. Smaller is faster and coarser.
+  double jpeg_scaling_ratio = 1.5;
 };
 
 /// Draws the part of a width x height image that becomes the training square (before resizing to it).
@@ -63,11 +73,12 @@ CONTRASTIVE_API Box draw_train_crop(int64_t width, int64_t height, const TrainCr
                                     RandomStream& random);
 
 /// Decodes an image, converts it to RGB, draws a crop and resizes it to size x size by antialiased bicubic: the bytes
-/// are those of PIL's convert("RGB"), crop and resize. A JPEG is decoded only as far as the crop needs. With `none` the
-/// bytes are those of preprocess_for_evaluation(to_rgb(image), options.evaluation).
-/// `out`: [size, size, 3], row-major. `random` decides the crop from the header's size, before decoding.
-/// Thread-safe; each thread keeps its own scratch memory between calls.
-/// Throws: DataError as decode_image, Error if `out` has another size, or options.evaluation with `none`.
+/// are those of PIL's convert("RGB"), crop and resize. A JPEG is decoded only as far as the crop needs, and smaller
+/// with JpegScaling::dct: the crop, drawn in full-size pixels, then has fractional sides. With `none` the bytes are
+/// those of preprocess_for_evaluation(to_rgb(image), options.evaluation). `out`: [size, size, 3], row-major. `random`
+/// decides the crop from the header's size, before decoding. Thread-safe; each thread keeps its own scratch memory
+/// between calls. Throws: DataError as decode_image, Error if `out` has another size, or options.evaluation with
+/// `none`, or jpeg_scaling_ratio is below 1.
 CONTRASTIVE_API void decode_for_training(std::span<const uint8_t> bytes, int64_t size, const TrainCropOptions& options,
                                          RandomStream& random, std::span<uint8_t> out, const DecodeLimits& limits = {});
 

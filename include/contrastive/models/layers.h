@@ -7,6 +7,7 @@
 
 #include "contrastive/core/export.h"
 #include "contrastive/distributed/process_group.h"
+#include "contrastive/models/precision.h"
 
 /// The layers the towers are built from. They differ from torch::nn in two points: construction takes memory but draws
 /// no numbers (so a tower on the meta device costs nothing), and reset_parameters draws from a given generator only.
@@ -21,7 +22,15 @@ class CONTRASTIVE_API LinearImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x) const;
   void reset_parameters(at::Generator& generator);
 
+  /// The weight in the dtype of a pass, without a graph.
+  torch::Tensor weight_as(torch::ScalarType dtype) const;
+
+  ComputeCopy& copy() const { return copy_; }
+
   torch::Tensor weight, bias;
+
+ private:
+  mutable ComputeCopy copy_;
 };
 TORCH_MODULE(Linear);
 
@@ -32,6 +41,8 @@ class CONTRASTIVE_API LayerNormImpl : public torch::nn::Module {
 
   torch::Tensor forward(const torch::Tensor& x) const;
   void reset_parameters();
+
+  double eps() const { return eps_; }
 
   torch::Tensor weight, bias;
 
@@ -92,6 +103,10 @@ class CONTRASTIVE_API BatchNorm2dImpl : public torch::nn::Module {
   BatchNorm2dImpl(int64_t channels, torch::Device device);
 
   torch::Tensor forward(const torch::Tensor& x);
+
+  /// relu(forward(x) + shortcut), in one pass over the numbers where possible. Shapes: shortcut as x; undefined: none.
+  torch::Tensor forward_relu(const torch::Tensor& x, const torch::Tensor& shortcut = {});
+
   void reset_parameters();
 
   /// The ranks whose batches count as one; see ClipModelImpl::set_batch_norm_group.
@@ -101,6 +116,8 @@ class CONTRASTIVE_API BatchNorm2dImpl : public torch::nn::Module {
   torch::Tensor running_mean, running_var, num_batches_tracked;
 
  private:
+  torch::Tensor evaluate(const torch::Tensor& x) const;
+
   distributed::ProcessGroup group_;
 };
 TORCH_MODULE(BatchNorm2d);

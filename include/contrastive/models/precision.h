@@ -1,5 +1,11 @@
 #pragma once
 
+#include <cstdint>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include <torch/nn/module.h>
 #include <torch/types.h>
 
 #include "contrastive/core/export.h"
@@ -22,6 +28,35 @@ class CONTRASTIVE_API AutocastGuard {
   bool enabled_before_;
   torch::ScalarType dtype_before_;
 };
+
+/// A parameter in the dtype of the computation. A copy is made for every call, unless an optimiser has promised to
+/// renew it (keep): then there is one, made anew when the parameter has changed otherwise. Tensors count their changes;
+/// writes through a raw pointer or data() need bump_version(). Thread-safe.
+class CONTRASTIVE_API ComputeCopy {
+ public:
+  /// Without a graph; the parameter itself if it has the dtype already.
+  torch::Tensor of(const torch::Tensor& parameter, torch::ScalarType dtype);
+
+  /// From now on the copy is kept.
+  void keep();
+
+  /// For who changes the parameter and knows its new values: the bf16 copy, if one is kept and nothing else holds it,
+  /// which then has to be written and confirmed. Undefined otherwise.
+  torch::Tensor begin_update(const torch::Tensor& parameter);
+
+  /// The copy has the values that the parameter has now.
+  void confirm_update(const torch::Tensor& parameter);
+
+ private:
+  std::mutex mutex_;
+  bool is_kept_ = false;
+  torch::Tensor copy_;
+  const void* source_ = nullptr;
+  uint32_t version_ = 0;
+};
+
+/// The copies that the modules of a model keep, each with its parameter. They live as long as the model.
+CONTRASTIVE_API std::vector<std::pair<torch::Tensor, ComputeCopy*>> compute_copies(const torch::nn::Module& model);
 
 /// The dtype matrix products of `x` come out in here: autocast's, if it is on for the device of x, else that of x.
 CONTRASTIVE_API torch::ScalarType compute_dtype(const torch::Tensor& x);

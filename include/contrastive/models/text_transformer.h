@@ -30,8 +30,8 @@ TORCH_MODULE(TokenEmbedding);
 
 /// CLIP's text tower. Member names are the checkpoint's.
 /// Where tokens after the end token can't matter (causal, pooled by argmax or at eos_id) and the tokens are in CPU
-/// memory, the batch is cut at its longest caption: the same features, less work. Source: Radford et al. 2021,
-/// section 2.4, and the released model code.
+/// memory, captions of similar length are computed together and cut at the longest of them: the same features, less
+/// work. Source: Radford et al. 2021, section 2.4, and the released model code.
 class CONTRASTIVE_API TextTransformerImpl : public TextTowerImpl {
  public:
   TextTransformerImpl(const TextConfig& config, int64_t embed_dim, Activation activation, torch::Device device);
@@ -54,6 +54,8 @@ class CONTRASTIVE_API TextTransformerImpl : public TextTowerImpl {
   Linear text_projection_linear{nullptr};  ///< registered as text_projection, with proj_bias only
 
  private:
+  torch::Tensor features_at(const torch::Tensor& tokens, const torch::Tensor& positions) const;
+  torch::Tensor features_by_length(const torch::Tensor& tokens, const torch::Tensor& positions) const;
   torch::Tensor embed(const torch::Tensor& tokens) const;
   torch::Tensor pooled_positions(const torch::Tensor& tokens) const;
 };

@@ -10,11 +10,12 @@
 
 #include "contrastive/core/export.h"
 #include "contrastive/models/layers.h"
+#include "contrastive/models/precision.h"
+#include "contrastive/ops/activation.h"
 
 namespace contrastive::models {
 
-/// The exact GELU, its approximation by tanh (Hendrycks & Gimpel 2016), and x * sigmoid(1.702 x).
-enum class Activation { gelu, gelu_tanh, quick_gelu };
+using ops::Activation;
 
 /// The activation of an open_clip config: quick_gelu wins over act_kwargs.
 inline Activation activation_of(bool quick_gelu, bool gelu_tanh) {
@@ -55,13 +56,19 @@ class CONTRASTIVE_API AttentionImpl : public torch::nn::Module {
   torch::Tensor forward_pooled(const torch::Tensor& x, const torch::Tensor& queries,
                                const torch::Tensor& positions) const;
 
+  /// x + forward(norm(x)), where detail::can_fuse says so. Shapes: x [B, T, D] to the same.
+  torch::Tensor add_to(const torch::Tensor& x, const LayerNormImpl& norm) const;
+
   void reset_parameters(at::Generator& generator);
+
+  ComputeCopy& in_proj_copy() const { return in_proj_copy_; }
 
   torch::Tensor in_proj_weight;  ///< [3 D, D]: rows of q, k, v
   torch::Tensor in_proj_bias;    ///< [3 D]
   Linear out_proj{nullptr};
 
  private:
+  mutable ComputeCopy in_proj_copy_;
   int64_t heads_;
   bool causal_;
 };
@@ -73,6 +80,10 @@ class CONTRASTIVE_API MlpImpl : public torch::nn::Module {
   MlpImpl(const TransformerOptions& options, torch::Device device);
 
   torch::Tensor forward(const torch::Tensor& x) const;
+
+  /// x + forward(norm(x)), where detail::can_fuse says so. Shapes: x [..., D] to the same.
+  torch::Tensor add_to(const torch::Tensor& x, const LayerNormImpl& norm) const;
+
   void reset_parameters(at::Generator& generator);
 
   Linear c_fc{nullptr};
@@ -105,6 +116,7 @@ class CONTRASTIVE_API ResidualAttentionBlockImpl : public torch::nn::Module {
   LayerScale ls_2{nullptr};
 
  private:
+  bool is_fused(const torch::Tensor& x) const;
   torch::Tensor add_mlp(const torch::Tensor& x) const;
 };
 TORCH_MODULE(ResidualAttentionBlock);

@@ -4,12 +4,14 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <torch/types.h>
 
 #include "contrastive/core/export.h"
 #include "contrastive/core/lazy_tensor.h"
+#include "contrastive/models/precision.h"
 #include "contrastive/optim/decay_rules.h"
 
 namespace contrastive::optim {
@@ -45,6 +47,10 @@ class CONTRASTIVE_API Optimizer {
 
   /// The same with one learning rate for all.
   void step(double lr, const std::optional<torch::Tensor>& grad_divisor = {});
+
+  /// For an optimiser that can renew the copies of parameters in the pass that changes them; others leave them to those
+  /// who use them.
+  virtual void renew_copies(const std::vector<std::pair<torch::Tensor, models::ComputeCopy*>>& /*copies*/) {}
 
   /// Drops the gradients, so that the next backward pass writes instead of adding.
   void zero_grad();

@@ -32,12 +32,16 @@ struct CropOptions {
   std::string kind = "random_resized";
   double scale_min = 0.9;
   double scale_max = 1.0;
+  std::string jpeg_scaling = "none";  ///< or dct: image::JpegScaling
+  double jpeg_scaling_ratio = 1.5;
 
   template <typename Fields>
   void fields(Fields& f) {
     f("kind", kind, one_of({"random_resized", "random_square", "none"}));
     f("scale_min", scale_min, {.minimum = 0, .maximum = 1, .minimum_excluded = true});
     f("scale_max", scale_max, {.minimum = 0, .maximum = 1, .minimum_excluded = true});
+    f("jpeg_scaling", jpeg_scaling, one_of({"none", "dct"}));
+    f("jpeg_scaling_ratio", jpeg_scaling_ratio, {.minimum = 1, .maximum = 8});
   }
 
   void validate(const OptionScope& scope) const {

@@ -64,5 +64,44 @@ TEST(AutocastGuardTest, TheOutermostExitDropsCachedWeights) {
   EXPECT_EQ(product(), 16.0F);
 }
 
+TEST(ComputeCopyTest, WithoutAPromiseEveryCallSeesTheParameterAsItIs) {
+  ComputeCopy copy;
+  auto parameter = at::ones({3});
+  EXPECT_TRUE(copy.of(parameter, at::kFloat).is_alias_of(parameter));
+  EXPECT_EQ(copy.of(parameter, at::kBFloat16).sum().item<float>(), 3.0F);
+  parameter.mutable_data_ptr<float>()[0] = 5;  // counted by nobody
+  EXPECT_EQ(copy.of(parameter, at::kBFloat16).sum().item<float>(), 7.0F);
+}
+
+TEST(ComputeCopyTest, AKeptCopyFollowsEveryChangeThatTensorsCount) {
+  ComputeCopy copy;
+  copy.keep();
+  auto parameter = at::ones({3}).requires_grad_();
+  const at::NoGradGuard no_grad;
+  const auto first = copy.of(parameter, at::kBFloat16);
+  EXPECT_TRUE(copy.of(parameter, at::kBFloat16).is_same(first));
+  parameter.mul_(2);
+  EXPECT_EQ(copy.of(parameter, at::kBFloat16).sum().item<float>(), 6.0F);
+  EXPECT_EQ(first.sum().item<float>(), 3.0F) << "a graph may still hold it";
+  at::_foreach_add_({parameter}, 1);
+  EXPECT_EQ(copy.of(parameter, at::kBFloat16).sum().item<float>(), 9.0F);
+  parameter.set_data(at::zeros({3}));
+  EXPECT_EQ(copy.of(parameter, at::kBFloat16).sum().item<float>(), 0.0F);
+}
+
+TEST(ComputeCopyTest, AnUpdateIsWrittenIntoACopyThatNobodyElseHolds) {
+  ComputeCopy copy;
+  copy.keep();
+  const auto parameter = at::ones({3});
+  EXPECT_FALSE(copy.begin_update(parameter).defined()) << "no pass has needed one yet";
+  auto held = copy.of(parameter, at::kBFloat16);
+  EXPECT_FALSE(copy.begin_update(parameter).defined()) << "the pass still holds it";
+  held.reset();
+  parameter.fill_(4);
+  copy.begin_update(parameter).fill_(4);
+  copy.confirm_update(parameter);
+  EXPECT_EQ(copy.of(parameter, at::kBFloat16).sum().item<float>(), 12.0F);
+}
+
 }  // namespace
 }  // namespace contrastive::models

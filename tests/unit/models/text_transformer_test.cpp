@@ -77,6 +77,33 @@ TEST(TextTransformerTest, CuttingTheBatchAtItsLongestCaptionGivesTheFeaturesOfTh
       test::tensors_near("features", module->forward(tokens), rows.matmul(module->text_projection), {1e-6, 1e-5}));
 }
 
+TEST(TextTransformerTest, CaptionsOfManyLengthsGiveWhatEachGivesAlone) {
+  auto config = small();
+  config.context_length = 77;
+  auto module = tower(config);
+  module->to(at::kDouble);
+  // Enough short and enough long ones to be computed apart, in no order.
+  std::vector<int64_t> words;
+  for (int64_t row = 0; row < 60; ++row) words.push_back(row % 3 == 0 ? 60 + row % 7 : 2 + row % 5);
+  const auto tokens = captions(words, 77);
+  const auto parameters = module->parameters();
+  const auto gradients_of = [&](const torch::Tensor& features) {
+    module->zero_grad();
+    (features * test::random_normal(features.sizes(), 3, at::kDouble)).sum().backward();
+    std::vector<torch::Tensor> gradients;
+    for (const auto& parameter : parameters) gradients.push_back(parameter.grad().clone());
+    return gradients;
+  };
+  std::vector<torch::Tensor> alone;
+  for (int64_t row = 0; row < tokens.size(0); ++row) alone.push_back(module->forward(tokens.narrow(0, row, 1)));
+  const auto expected = at::cat(alone), features = module->forward(tokens);
+  EXPECT_TRUE(test::tensors_near("features", features.detach(), expected.detach(), {1e-12, 1e-12}));
+  const auto expected_gradients = gradients_of(expected), gradients = gradients_of(features);
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    EXPECT_TRUE(test::tensors_near("gradient", gradients[i], expected_gradients[i], {1e-11, 1e-11}));
+  }
+}
+
 TEST(TextTransformerTest, ShorterContextsThanTheModelsAreAccepted) {
   auto module = tower(small());
   const auto tokens = captions({3, 4}, 12);
