@@ -76,11 +76,15 @@ class Job:
 def last_json(command, environment=None):
     """Runs a command whose last line of output is a JSON object."""
     command = [str(part) for part in command]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **(environment or {})})
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **(environment or {})}  # both sides on the processor
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["(no message)"])[-1]
         raise Problem(f"'{' '.join(command)}' ended with {result.returncode}: {last}")
-    return json.loads(result.stdout.strip().splitlines()[-1])
+    try:
+        return json.loads(result.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError) as error:
+        raise Problem(f"'{' '.join(command)}' printed no result") from error
 
 
 class Programs:
@@ -116,19 +120,20 @@ def train_job(programs, name, title, model, precision, batch, tokens, steps, lea
     measures = [Measure(name, title, "samples/s", "samples_per_s", "rate", least, aim)]
     if memory is not None:
         measures.append(Measure(f"{name}_memory", f"peak memory of that step ({tokens} tokens)", "MB", "peak_memory_mb", "memory", *memory))
-    ours = programs.bench("train", "--model", model, "--precision", precision, "--batch-size", batch, "--tokens", tokens, "--steps", steps)
+    ours = programs.bench("train", "--model", model, "--precision", precision, "--batch-size", batch, "--tokens", tokens, "--steps", steps,
+                          "--threads", machine.cpu_count())
     peer = programs.peer("open_clip_step.py", model, precision.removeprefix("amp_"), batch, steps, tokens, "--threads", machine.cpu_count())
     return Job(name, measures, ours, peer)
 
 
 def train_jobs(programs):
     return [
-        train_job(programs, "vit_b32_fp32_22", "ViT-B-32 step, fp32, batch 32, 22 tokens", "ViT-B-32", "fp32", 32, 22, 3, 1.6, 2.2),
-        train_job(programs, "vit_b32_fp32_77", "ViT-B-32 step, fp32, batch 32, 77 tokens", "ViT-B-32", "fp32", 32, 77, 3, 1.15, 1.4),
-        train_job(programs, "vit_b32_bf16_22", "ViT-B-32 step, bf16, batch 64, 22 tokens", "ViT-B-32", "amp_bf16", 64, 22, 3, 2.4, 3.5, (0.8, 0.5)),
-        train_job(programs, "vit_b32_bf16_77", "ViT-B-32 step, bf16, batch 64, 77 tokens", "ViT-B-32", "amp_bf16", 64, 77, 3, 1.8, 2.5),
-        train_job(programs, "vit_b16_bf16", "ViT-B-16 step, bf16, batch 16, 22 tokens", "ViT-B-16", "amp_bf16", 16, 22, 3, 1.8, 2.5),
-        train_job(programs, "rn50_fp32", "RN50 step, fp32, batch 32, 22 tokens", "RN50", "fp32", 32, 22, 3, 1.2, 1.6),
+        train_job(programs, "vit_b32_fp32_22", "ViT-B-32 step, fp32, batch 32, 22 tokens", "ViT-B-32", "fp32", 32, 22, 2, 1.6, 2.2),
+        train_job(programs, "vit_b32_fp32_77", "ViT-B-32 step, fp32, batch 32, 77 tokens", "ViT-B-32", "fp32", 32, 77, 2, 1.15, 1.4),
+        train_job(programs, "vit_b32_bf16_22", "ViT-B-32 step, bf16, batch 64, 22 tokens", "ViT-B-32", "amp_bf16", 64, 22, 2, 2.4, 3.5, (0.8, 0.5)),
+        train_job(programs, "vit_b32_bf16_77", "ViT-B-32 step, bf16, batch 64, 77 tokens", "ViT-B-32", "amp_bf16", 64, 77, 2, 1.8, 2.5),
+        train_job(programs, "vit_b16_bf16", "ViT-B-16 step, bf16, batch 16, 22 tokens", "ViT-B-16", "amp_bf16", 16, 22, 2, 1.8, 2.5),
+        train_job(programs, "rn50_fp32", "RN50 step, fp32, batch 32, 22 tokens", "RN50", "fp32", 32, 22, 2, 1.2, 1.6),
     ]
 
 
@@ -136,11 +141,12 @@ def loader_job(programs, name, title, shards, samples, workers, epochs, targets)
     measure = Measure(name, f"{title}, {workers} worker{'s' if workers > 1 else ''}", "images/s", "images_per_s", "rate", *targets)
     ours = programs.bench("loader", shards, "--workers", workers, "--batch-size", 32, "--epochs", epochs)
     peer = programs.peer("open_clip_loader.py", shards, samples, workers, 32, epochs)
-    return Job(name, [measure], ours, peer, [first_of(shards)])
+    return Job(name, [measure], ours, peer, ends_of(shards))
 
 
-def first_of(shards):
-    return Path(re.sub(r"\{(\d+)\.\.\d+\}", r"\1", str(shards)))
+def ends_of(shards):
+    """The first and the last file of a brace list."""
+    return [Path(re.sub(r"\{(\d+)\.\.(\d+)\}", end, str(shards))) for end in (r"\1", r"\2")]
 
 
 def loader_jobs(programs, data):
@@ -151,7 +157,7 @@ def loader_jobs(programs, data):
         jobs.append(loader_job(programs, f"loader_cifar10_{workers}", "loader, CIFAR-10 shards to 224", small, 7680, workers, 1, (4, 8)))
     whole = data / "cifar10/train/{00000..00049}.tar"
     memory = Measure("loader_memory", "loader, growth of memory over 200,000 samples", "MB", "memory_mb_growth", "memory", 32, on_value=True)
-    jobs.append(Job("loader_memory", [memory], programs.bench("loader", whole, "--workers", 2, "--samples", 200000), None, [first_of(whole)], 1))
+    jobs.append(Job("loader_memory", [memory], programs.bench("loader", whole, "--workers", 2, "--samples", 200000), None, ends_of(whole), 1))
     return jobs
 
 
@@ -164,7 +170,7 @@ def tokenizer_job(programs, data):
 def loss_job(programs):
     measures = [Measure("loss_8192", "contrastive loss, fp32, 8,192 x 512, forward and backward", "s", "seconds_median", "seconds"),
                 Measure("loss_8192_memory", "extra memory of that loss", "MB", "peak_extra_mb", "memory")]
-    return Job("loss_8192", measures, programs.bench("loss", "--rows", 8192, "--repetitions", 3),
+    return Job("loss_8192", measures, programs.bench("loss", "--rows", 8192, "--repetitions", 3, "--threads", machine.cpu_count()),
                programs.peer("open_clip_loss.py", 8192, "--threads", machine.cpu_count()))
 
 
@@ -235,9 +241,13 @@ def cifar_job(programs, given, folder):
     measure = Measure("cifar", "CIFAR-10 from shards, zero-shot top-1 after 10 minutes", "%", "top1", "rate", 78, 85, on_value=True)
     peer = None
     if given.peer_cifar:
-        peer = programs.peer("open_clip_cifar.py", given.data / "cifar10", REPOSITORY / "configs/models/RN-tiny.json", "--seconds", CIFAR_SECONDS)
-    shards = given.data / "cifar10/train/00000.tar"
-    return Job("cifar", [measure], CifarRun(given.bin, given.data, given.cifar_config, folder), peer, [shards], 1, by_default=False)
+        config = given.cifar_config.read_text(encoding="utf-8")
+        setting = {key: re.search(rf"^ *{key}: *(\S+)", config, re.MULTILINE)[1] for key in ("model", "precision", "global_batch")}
+        peer = programs.peer("open_clip_cifar.py", given.data / "cifar10", REPOSITORY / f"configs/models/{setting['model']}.json",
+                             "--seconds", CIFAR_SECONDS, "--batch", setting["global_batch"],
+                             "--precision", setting["precision"].removeprefix("amp_"))
+    needs = [given.data / "cifar10/train/00000.tar", given.data / "cifar10/train/00049.tar", given.data / "cifar10/test"]
+    return Job("cifar", [measure], CifarRun(given.bin, given.data, given.cifar_config, folder), peer, needs, 1, by_default=False)
 
 
 def all_jobs(programs, given, folder):
@@ -267,6 +277,9 @@ def run_job(job, rounds, patience_s):
         for name, run in sides.items():
             result, cores = measure_once(run, patience_s)
             others = max(others, cores)
+            absent = [measure.key for measure in job.measures if measure.key not in result]
+            if absent:
+                raise Problem(f"{job.name}, {name}: no {', '.join(absent)} in {result}")
             results[name].append(result)
             values = ", ".join(f"{result[m.key]:.4g} {m.unit}" for m in job.measures)
             print(f"{job.name}, round {number + 1}, {name}: {values}", file=sys.stderr, flush=True)
@@ -423,8 +436,13 @@ def measure_all(given, folder):
     text, torch_version, with_cuda = our_version(given.bin)
     report = load_report(given.json)
     python, versions = peer_environment.ensure(given.venv.absolute(), torch_version, with_cuda)
-    report.update({"date": datetime.datetime.now().isoformat(timespec="seconds"), "machine": machine.describe(),
-                   "versions": {"ours": text, **versions}, "left_out": {}})
+    about = {"machine": machine.describe(), "versions": {"ours": text, **versions}}
+    differs = [name for name, now in about.items() if report["rows"] and report.get(name) != now]
+    if differs and not given.again:
+        raise Problem(f"[{given.json}] has rows of other {' and '.join(differs)}; --again measures all of them anew")
+    if differs:
+        report["rows"] = {}
+    report.update({"date": datetime.datetime.now().isoformat(timespec="seconds"), **about, "left_out": {}})
     jobs = all_jobs(Programs(given.bin, python), given, folder)
     names = [measure.name for job in jobs for measure in job.measures]
     names.insert(names.index("loader_memory"), "loader_scaling")
@@ -435,7 +453,11 @@ def measure_all(given, folder):
             report["left_out"][job.name] = f"[{missing[0]}] does not exist"
             print(f"{job.name} is left out: [{missing[0]}] does not exist", file=sys.stderr)
         elif given.again or not all(measure.name in report["rows"] for measure in job.measures):
-            report["rows"].update(run_job(job, given.rounds, given.patience))
+            try:
+                report["rows"].update(run_job(job, given.rounds, given.patience))
+            except Problem as problem:
+                report["left_out"][job.name] = str(problem)
+                print(f"{job.name} is left out: {problem}", file=sys.stderr)
         save(report, given, order)
     print(markdown(report), end="")
 

@@ -55,6 +55,7 @@ struct JpegReader::State : JpegMemory {
   static State& of(j_decompress_ptr decoder) { return of(reinterpret_cast<j_common_ptr>(decoder)); }
 
   void open();
+  void close();
   void prepare();
   std::string position() const;
   bool has_end_marker() const;
@@ -130,6 +131,18 @@ void JpegReader::State::open() {
     decoder.progress = &progress;
     jpeg_read_header(&decoder, TRUE);
   });
+  // Later versions of libjpeg-turbo, which may stand in for ours when a program runs, know others.
+  if (decoder.data_precision != BITS_IN_JSAMPLE) {
+    throw DataError(
+        fmt::format("image: JPEG has {} bits a sample, expected {}", decoder.data_precision, BITS_IN_JSAMPLE));
+  }
+}
+
+/// Gives the memory of an image back, but for what is kept for the next one.
+void JpegReader::State::close() {
+  jpeg_destroy_decompress(&decoder);
+  decoder = {};
+  reset();
 }
 
 bool JpegReader::State::use_own_huffman() {
@@ -207,6 +220,7 @@ JpegReader::JpegReader(std::span<const uint8_t> bytes) : state_(take_state()) {
 }
 
 JpegReader::~JpegReader() {
+  state_->close();
   spare_state() = std::move(state_);
 }
 

@@ -70,8 +70,18 @@ inline void JpegHuffman::BitReader::drop(int n) {
 }
 
 bool JpegHuffman::handles(jpeg_decompress_struct& decoder) {
-  return !decoder.progressive_mode && !decoder.arith_code && !jpeg_has_multiple_scans(&decoder) &&
-         decoder.data_precision == 8;
+  const bool is_sequential = !decoder.progressive_mode && !decoder.arith_code && !jpeg_has_multiple_scans(&decoder) &&
+                             decoder.data_precision == 8 && decoder.Ss == 0 && decoder.Se == DCTSIZE2 - 1;
+  if (!is_sequential) return false;
+  const auto is_there = [](int number, JHUFF_TBL* const* tables) {
+    return number >= 0 && number < NUM_HUFF_TBLS && tables[number] != nullptr;
+  };
+  for (int i = 0; i < decoder.comps_in_scan; ++i) {
+    const auto& component = *decoder.cur_comp_info[i];
+    if (!is_there(component.dc_tbl_no, decoder.dc_huff_tbl_ptrs)) return false;
+    if (!is_there(component.ac_tbl_no, decoder.ac_huff_tbl_ptrs)) return false;
+  }
+  return true;
 }
 
 /// `rest`: the bits after the code, from the left. A code and a value of more than `max_bits` stay apart.

@@ -21,13 +21,15 @@ class JpegMemory {
   /// Serves a decoder just created, whose predecessor is destroyed. Its client_data must point to this object.
   void serve(jpeg_decompress_struct& decoder);
 
+  /// Takes back what a destroyed decoder had, and keeps of it what isn't too much.
+  void reset();
+
  private:
   struct Block {
     char* data;
     size_t bytes;
   };
 
-  void reset();
   /// Null if the system has none.
   void* take(size_t bytes);
   static void* take_or_fail(j_common_ptr common, size_t bytes);

@@ -11,6 +11,8 @@
 #include "contrastive/ops/attention.h"
 #include "contrastive/ops/elementwise.h"
 
+#include "models/no_graph.h"
+
 namespace contrastive::models::detail {
 namespace {
 
@@ -46,6 +48,7 @@ class KernelAttention : public torch::autograd::Function<KernelAttention> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& gradients) {
+    require_no_graph("attention");
     const auto saved = context->get_saved_variables();
     const auto sizes = context->saved_data["shape"].toIntVector();
     const ops::AttentionShape shape{sizes[0], sizes[1], sizes[2], sizes[3] != 0};

@@ -8,6 +8,8 @@
 #include "contrastive/ops/elementwise.h"
 #include "contrastive/ops/matrix.h"
 
+#include "models/no_graph.h"
+
 namespace contrastive::models::detail {
 namespace {
 
@@ -48,6 +50,7 @@ class AttentionHalf : public torch::autograd::Function<AttentionHalf> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    require_no_graph("transformer block");
     const auto saved = context->get_saved_variables();
     const auto &rows = saved[0], &norm_weight = saved[1], &norm_bias = saved[2], &mean = saved[3],
                &inverse_std = saved[4], &in_weight = saved[5], &in_copy = saved[6], &out_weight = saved[7],
@@ -94,6 +97,7 @@ class MlpHalf : public torch::autograd::Function<MlpHalf> {
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    require_no_graph("transformer block");
     const auto saved = context->get_saved_variables();
     const auto &rows = saved[0], &norm_weight = saved[1], &norm_bias = saved[2], &mean = saved[3],
                &inverse_std = saved[4], &fc_weight = saved[5], &fc_copy = saved[6], &fc_bias = saved[7],

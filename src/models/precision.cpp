@@ -26,8 +26,11 @@ AutocastGuard::~AutocastGuard() {
 torch::Tensor ComputeCopy::of(const torch::Tensor& parameter, torch::ScalarType dtype) {
   const auto source = parameter.detach();
   if (source.scalar_type() == dtype) return source;
-  const std::lock_guard lock(mutex_);
-  if (!is_kept_ || source.is_inference()) return source.to(dtype);
+  std::unique_lock lock(mutex_);
+  if (!is_kept_ || source.is_inference()) {
+    lock.unlock();  // threads that only read don't wait for each other
+    return source.to(dtype);
+  }
   const bool fits = copy_.defined() && copy_.scalar_type() == dtype && copy_.device() == source.device() &&
                     copy_.sizes() == source.sizes();
   if (fits && source_ == source.const_data_ptr() && version_ == source._version()) return copy_;

@@ -125,7 +125,7 @@ ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const TransformerOptions&
 
 /// LayerScale comes between a half and its sum.
 bool ResidualAttentionBlockImpl::is_fused(const torch::Tensor& x) const {
-  return !ls_1 && detail::can_fuse(x, ln_1->weight);
+  return !ls_1 && detail::can_fuse(x, ln_1->weight) && detail::can_fuse(x, attn->in_proj_weight);
 }
 
 torch::Tensor ResidualAttentionBlockImpl::forward(const torch::Tensor& x) const {

@@ -7,7 +7,9 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
+#include "tests/support/errors.h"
 #include "tests/support/tensors.h"
 
 namespace contrastive::models {
@@ -124,6 +126,17 @@ TEST(QuickGeluTest, ValueAndGradientEqualTheFormula) {
   EXPECT_TRUE(test::tensors_near("value", y, expected, kDouble));
   EXPECT_TRUE(test::tensors_near("gradient", torch::autograd::grad({(y * weights).sum()}, {x})[0],
                                  torch::autograd::grad({(expected * weights).sum()}, {x})[0], kDouble));
+}
+
+TEST(TransformerTest, GradientsOfGradientsAreRefused) {
+  auto module = transformer(false);
+  const auto x = test::random_normal({2, 3, small(false).width}, 1, at::kDouble).requires_grad_();
+  const auto text = test::message_of<c10::Error>([&] {
+    torch::autograd::grad({module->forward(x).sum()}, {x}, {}, /*retain_graph=*/true, /*create_graph=*/true);
+  });
+  EXPECT_NE(text.find("[transformer block] gradients of gradients (create_graph) are not implemented"),
+            std::string::npos)
+      << text;
 }
 
 TEST(TransformerTest, InitialisationFollowsTorchsDefaults) {

@@ -3,10 +3,13 @@
 #include <string>
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 
 #include "contrastive/core/error.h"
+#include "contrastive/models/precision.h"
+#include "contrastive/models/transformer.h"
 
 #include "tests/support/tensors.h"
 
@@ -135,6 +138,39 @@ TEST(AdamWTest, ParametersOfSeveralDtypesAreRefused) {
   parameters[1].second = parameters[1].second.to(at::kDouble);
   EXPECT_THROW(AdamW(parameters, {}, open_clip_decays), c10::Error);
   EXPECT_THROW(AdamW({}, {}, open_clip_decays), c10::Error);
+}
+
+/// The parameters after some steps in bf16, in which somebody else changes one of them, too.
+NamedTensors trained_in_bf16(bool renews_copies) {
+  models::TransformerOptions options;
+  options.width = 32;
+  options.layers = 2;
+  options.heads = 4;
+  models::Transformer module(options, at::kCPU);
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{1});
+  module->reset_parameters(generator);
+  module->train();
+  NamedTensors parameters;
+  for (const auto& item : module->named_parameters()) parameters.emplace_back(item.key(), item.value());
+  AdamW optimizer(parameters, {}, open_clip_decays);
+  if (renews_copies) optimizer.renew_copies(models::compute_copies(*module));
+  for (uint64_t step = 0; step < 4; ++step) {
+    const models::AutocastGuard autocast(at::kCPU, true);
+    const auto output = module->forward(test::random_normal({3, 7, 32}, step, at::kBFloat16));
+    output.to(at::kFloat).square().mean().backward();
+    optimizer.step(1e-2);
+    optimizer.zero_grad();
+    const at::NoGradGuard no_grad;
+    if (step == 1) parameters.front().second.mul_(0.5);
+  }
+  return parameters;
+}
+
+TEST(AdamWTest, RenewedCopiesOfWeightsGiveTheStepsOfCopiesMadeForEveryPass) {
+  const auto renewed = trained_in_bf16(true), made_anew = trained_in_bf16(false);
+  for (size_t i = 0; i < renewed.size(); ++i) {
+    EXPECT_TRUE(test::tensors_equal(renewed[i].first, renewed[i].second.detach(), made_anew[i].second.detach()));
+  }
 }
 
 }  // namespace
