@@ -13,6 +13,8 @@
 #include "contrastive/core/vector_clones.h"
 #include "contrastive/ops/vector_math.h"
 
+#include "models/no_graph.h"
+
 namespace contrastive::models::detail {
 namespace {
 
@@ -515,6 +517,7 @@ class BatchNormFunction : public torch::autograd::Function<BatchNormFunction> {
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  const torch::autograd::variable_list& gradients) {
+    require_no_graph("batch norm");
     const auto saved = context->get_saved_variables();
     const auto &x = saved[0], &weight = saved[1], &mean = saved[2], &inverse_std = saved[3], &count = saved[4];
     const Line line{saved[5], saved[6], saved[7]};

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/InferenceMode.h>
 
 #include "contrastive/models/layers.h"
 #include "contrastive/models/transformer.h"
@@ -27,7 +28,7 @@ torch::Tensor ComputeCopy::of(const torch::Tensor& parameter, torch::ScalarType 
   const auto source = parameter.detach();
   if (source.scalar_type() == dtype) return source;
   std::unique_lock lock(mutex_);
-  if (!is_kept_ || source.is_inference()) {
+  if (!is_kept_ || source.is_inference() || c10::InferenceMode::is_enabled()) {
     lock.unlock();  // threads that only read don't wait for each other
     return source.to(dtype);
   }
@@ -51,8 +52,9 @@ void ComputeCopy::keep() {
 
 torch::Tensor ComputeCopy::begin_update(const torch::Tensor& parameter) {
   const std::lock_guard lock(mutex_);
-  const bool is_free = copy_.defined() && copy_.use_count() == 1 && copy_.scalar_type() == at::kBFloat16 &&
-                       source_ == parameter.const_data_ptr() && copy_.strides() == parameter.strides();
+  const bool is_free = copy_.defined() && copy_.use_count() == 1 && copy_.storage().use_count() == 1 &&
+                       copy_.scalar_type() == at::kBFloat16 && source_ == parameter.const_data_ptr() &&
+                       copy_.strides() == parameter.strides();
   return is_free ? copy_ : torch::Tensor();
 }
 

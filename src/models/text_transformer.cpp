@@ -63,10 +63,17 @@ torch::Tensor TextTransformerImpl::features_at(const torch::Tensor& tokens, cons
   return ln_final->forward(transformer->forward_pooled(embed(tokens), device_positions));
 }
 
+/// Whether blocks run again in the backward pass. A block that does may run once a step only: its gradients are added
+/// up, and sent, as soon as it has run.
+bool TextTransformerImpl::recomputes() const {
+  return checkpoints_ && is_training() && at::GradMode::is_enabled();
+}
+
 /// The same, with rows of similar length together and cut at the longest of them.
 torch::Tensor TextTransformerImpl::features_by_length(const torch::Tensor& tokens,
                                                       const torch::Tensor& positions) const {
   const auto groups = detail::group_by_length((positions + 1).to(at::kLong).contiguous());
+  if (recomputes()) return features_at(tokens.narrow(1, 0, groups.front().length), positions);
   if (groups.size() == 1) return features_at(tokens.narrow(1, 0, groups.front().length), positions);
   std::vector<torch::Tensor> rows, features;
   for (const auto& group : groups) {

@@ -125,7 +125,9 @@ ResidualAttentionBlockImpl::ResidualAttentionBlockImpl(const TransformerOptions&
 
 /// LayerScale comes between a half and its sum.
 bool ResidualAttentionBlockImpl::is_fused(const torch::Tensor& x) const {
-  return !ls_1 && detail::can_fuse(x, ln_1->weight) && detail::can_fuse(x, attn->in_proj_weight);
+  const auto fits = [&](const torch::Tensor& parameter) { return detail::can_fuse(x, parameter); };
+  return !ls_1 && fits(ln_1->weight) && fits(attn->in_proj_weight) && fits(attn->out_proj->weight) &&
+         fits(ln_2->weight) && fits(mlp->c_fc->weight) && fits(mlp->c_proj->weight);
 }
 
 torch::Tensor ResidualAttentionBlockImpl::forward(const torch::Tensor& x) const {

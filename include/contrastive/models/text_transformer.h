@@ -42,7 +42,10 @@ class CONTRASTIVE_API TextTransformerImpl : public TextTowerImpl {
   int64_t num_layer_groups() const override;
   int64_t layer_group(const std::string& name) const override;
   void reset_parameters(at::Generator& generator) override;
-  void checkpoint_activations(bool on) override { transformer->checkpoint_activations(on); }
+  void checkpoint_activations(bool on) override {
+    checkpoints_ = on;
+    transformer->checkpoint_activations(on);
+  }
   std::string checkpoint_name(const std::string& name) const override;
 
   torch::Tensor positional_embedding;  ///< [context_length, D]
@@ -54,10 +57,13 @@ class CONTRASTIVE_API TextTransformerImpl : public TextTowerImpl {
   Linear text_projection_linear{nullptr};  ///< registered as text_projection, with proj_bias only
 
  private:
+  bool recomputes() const;
   torch::Tensor features_at(const torch::Tensor& tokens, const torch::Tensor& positions) const;
   torch::Tensor features_by_length(const torch::Tensor& tokens, const torch::Tensor& positions) const;
   torch::Tensor embed(const torch::Tensor& tokens) const;
   torch::Tensor pooled_positions(const torch::Tensor& tokens) const;
+
+  bool checkpoints_ = false;
 };
 TORCH_MODULE(TextTransformer);
 

@@ -104,6 +104,20 @@ TEST(TextTransformerTest, CaptionsOfManyLengthsGiveWhatEachGivesAlone) {
   }
 }
 
+TEST(TextTransformerTest, RecomputedBlocksAddTheirGradientsOnceAStep) {
+  auto config = small();
+  config.context_length = 77;
+  auto module = tower(config);
+  module->train();
+  module->checkpoint_activations(true);
+  int64_t additions = 0;
+  module->transformer->blocks().front()->ln_1->weight.register_hook([&](const torch::Tensor&) { ++additions; });
+  std::vector<int64_t> words(60, 5);
+  words.back() = 70;  // worth a group of its own otherwise
+  module->forward(captions(words, 77)).sum().backward();
+  EXPECT_EQ(additions, 1);
+}
+
 TEST(TextTransformerTest, ShorterContextsThanTheModelsAreAccepted) {
   auto module = tower(small());
   const auto tokens = captions({3, 4}, 12);
