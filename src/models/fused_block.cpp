@@ -27,8 +27,26 @@ Tensor weight_gradient(bool needed, const Tensor& gradient, const Tensor& x, con
   return needed ? ops::linear_weight_gradient(gradient, x).to(like.scalar_type()) : Tensor();
 }
 
-/// Autograd's functions take tensors one by one; in this order.
-enum AttentionInput { kAttentionX, kNormWeight, kNormBias, kInWeight, kInBias, kOutWeight, kOutBias };
+/// Autograd's functions take tensors one by one: both halves in this order, the first and last linear layer as "in" and
+/// "out".
+enum Input { kX, kNormWeight, kNormBias, kInWeight, kInBias, kOutWeight, kOutBias };
+
+/// What both halves keep first.
+enum Saved { kRows, kSavedNormWeight, kSavedNormBias, kMean, kInverseStd, kSavedInWeight, kInCopy };
+
+/// What both backward passes end with: from the gradient of the first linear layer's result, and that of the half's, to
+/// those of the layer's weight, the normalisation and x.
+void finish_backward(AutogradContext* context, const variable_list& saved, const Tensor& within, const Tensor& around,
+                     at::IntArrayRef sizes, variable_list& result) {
+  const auto through =
+      ops::layer_norm_backward(ops::linear_input_gradient(within, saved[kInCopy]), around, saved[kRows], saved[kMean],
+                               saved[kInverseStd], saved[kSavedNormWeight], saved[kSavedNormBias]);
+  result[kInWeight] =
+      weight_gradient(context->needs_input_grad(kInWeight), within, through.values, saved[kSavedInWeight]);
+  result[kX] = through.x.view(sizes);
+  result[kNormWeight] = through.weight;
+  result[kNormBias] = through.bias;
+}
 
 class AttentionHalf : public torch::autograd::Function<AttentionHalf> {
  public:
@@ -52,9 +70,7 @@ class AttentionHalf : public torch::autograd::Function<AttentionHalf> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     require_no_graph("transformer block");
     const auto saved = context->get_saved_variables();
-    const auto &rows = saved[0], &norm_weight = saved[1], &norm_bias = saved[2], &mean = saved[3],
-               &inverse_std = saved[4], &in_weight = saved[5], &in_copy = saved[6], &out_weight = saved[7],
-               &out_copy = saved[8], &attended = saved[9];
+    const auto &out_weight = saved[7], &out_copy = saved[8], &attended = saved[9];
     const ops::AttentionState state{saved[10], saved[11], saved[12], saved[13]};
     const auto sizes = context->saved_data["shape"].toIntVector();
     const auto gradient = as_rows(gradients[0]);
@@ -64,20 +80,13 @@ class AttentionHalf : public torch::autograd::Function<AttentionHalf> {
     const auto within = ops::attention_backward(ops::linear_input_gradient(gradient, out_copy),
                                                 {sizes[0], sizes[1], sizes[2], sizes[3] != 0}, state);
     result[kInBias] = within.bias;
-    const auto through = ops::layer_norm_backward(ops::linear_input_gradient(within.qkv, in_copy), gradient, rows, mean,
-                                                  inverse_std, norm_weight, norm_bias);
-    result[kInWeight] = weight_gradient(context->needs_input_grad(kInWeight), within.qkv, through.values, in_weight);
-    result[kAttentionX] = through.x.view(gradients[0].sizes());
-    result[kNormWeight] = through.weight;
-    result[kNormBias] = through.bias;
+    finish_backward(context, saved, within.qkv, gradient, gradients[0].sizes(), result);
     return result;
   }
 
  private:
   static constexpr size_t kNumInputs = 12;
 };
-
-enum MlpInput { kMlpX, kMlpNormWeight, kMlpNormBias, kFcWeight, kFcBias, kProjWeight, kProjBias };
 
 class MlpHalf : public torch::autograd::Function<MlpHalf> {
  public:
@@ -99,24 +108,17 @@ class MlpHalf : public torch::autograd::Function<MlpHalf> {
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     require_no_graph("transformer block");
     const auto saved = context->get_saved_variables();
-    const auto &rows = saved[0], &norm_weight = saved[1], &norm_bias = saved[2], &mean = saved[3],
-               &inverse_std = saved[4], &fc_weight = saved[5], &fc_copy = saved[6], &fc_bias = saved[7],
-               &proj_weight = saved[8], &proj_copy = saved[9], &hidden = saved[10];
+    const auto &fc_bias = saved[7], &proj_weight = saved[8], &proj_copy = saved[9], &hidden = saved[10];
     const auto gradient = as_rows(gradients[0]);
     variable_list result(kNumInputs);
-    result[kProjBias] = ops::column_sums(gradient);
+    result[kOutBias] = ops::column_sums(gradient);
     const auto within =
         ops::activation_backward(static_cast<ops::Activation>(context->saved_data["activation"].toInt()),
                                  ops::linear_input_gradient(gradient, proj_copy), hidden, fc_bias);
-    result[kProjWeight] =
-        weight_gradient(context->needs_input_grad(kProjWeight), gradient, within.activated, proj_weight);
-    result[kFcBias] = within.bias;
-    const auto through = ops::layer_norm_backward(ops::linear_input_gradient(within.x, fc_copy), gradient, rows, mean,
-                                                  inverse_std, norm_weight, norm_bias);
-    result[kFcWeight] = weight_gradient(context->needs_input_grad(kFcWeight), within.x, through.values, fc_weight);
-    result[kMlpX] = through.x.view(gradients[0].sizes());
-    result[kMlpNormWeight] = through.weight;
-    result[kMlpNormBias] = through.bias;
+    result[kOutWeight] =
+        weight_gradient(context->needs_input_grad(kOutWeight), gradient, within.activated, proj_weight);
+    result[kInBias] = within.bias;
+    finish_backward(context, saved, within.x, gradient, gradients[0].sizes(), result);
     return result;
   }
 

@@ -73,8 +73,7 @@ bool TextTransformerImpl::recomputes() const {
 torch::Tensor TextTransformerImpl::features_by_length(const torch::Tensor& tokens,
                                                       const torch::Tensor& positions) const {
   const auto groups = detail::group_by_length((positions + 1).to(at::kLong).contiguous());
-  if (recomputes()) return features_at(tokens.narrow(1, 0, groups.front().length), positions);
-  if (groups.size() == 1) return features_at(tokens.narrow(1, 0, groups.front().length), positions);
+  if (groups.size() == 1 || recomputes()) return features_at(tokens.narrow(1, 0, groups.front().length), positions);
   std::vector<torch::Tensor> rows, features;
   for (const auto& group : groups) {
     rows.push_back(at::tensor(group.rows, at::kLong));
