@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include <torch/types.h>
 
@@ -15,8 +17,11 @@ struct Batch {
 
 /// What one evaluation step gets; the last batch of a set may be smaller.
 struct LabelledBatch {
-  torch::Tensor images;  ///< [B, S, S, 3] uint8, not normalised
-  torch::Tensor labels;  ///< [B] int64
+  torch::Tensor images = {};                           ///< [B, S, S, 3] uint8, not normalised
+  torch::Tensor labels = {};                           ///< [B] int64, -1 where the source has none
+  std::vector<std::vector<int64_t>> label_lists = {};  ///< [B], every class of each image; of multi-label sets
+  int64_t first_sample = 0;                            ///< position of the first row in the source
+  std::vector<std::string> failures = {};              ///< [B] why a sample can't be read; "": it can
 };
 
 }  // namespace contrastive::data

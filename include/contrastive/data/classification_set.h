@@ -13,7 +13,9 @@ namespace contrastive::data {
 /// Labelled images with what a zero-shot classifier is built from.
 struct ClassificationSet {
   std::vector<std::string> class_names;  ///< label i is class_names[i]
-  std::vector<std::string> templates;    ///< each holds {c}, where the class name goes
+  std::vector<std::string> class_ids;    ///< of the same order, as "n01440764"; empty if the set has none
+  std::vector<std::string> templates;    ///< each holds a placeholder for the class name; may be empty
+  bool is_multi_label = false;           ///< samples have Sample::labels instead of a label
   std::shared_ptr<const SampleSource> source;
   std::string name;  ///< of the data set: the folder's
 };

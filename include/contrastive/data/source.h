@@ -20,6 +20,7 @@ struct Sample {
   image::Image drawn;            ///< rgb
   std::string caption;           ///< UTF-8; empty if the source has labels only
   int64_t label = -1;            ///< class index, or -1
+  std::vector<int64_t> labels;   ///< every class that the image shows, rising; of multi-label sets only
   std::vector<float> features;   ///< [D], before the projection
   std::vector<int32_t> tokens;   ///< [context length], padded
   int64_t num_tokens = 0;        ///< ids in `tokens` before the padding

@@ -50,6 +50,15 @@ class SmallSource : public SampleSource {
   int64_t bad_;
 };
 
+ClassificationSet classification_set(std::vector<std::string> names, std::vector<std::string> templates,
+                                     std::shared_ptr<const SampleSource> source) {
+  ClassificationSet set;
+  set.class_names = std::move(names);
+  set.templates = std::move(templates);
+  set.source = std::move(source);
+  return set;
+}
+
 class ShardWriterTest : public ::testing::Test {
  protected:
   std::vector<std::string> files(const fs::path& folder) const {
@@ -144,7 +153,7 @@ TEST_F(ShardWriterTest, ChecksItsArguments) {
 }
 
 TEST_F(ShardWriterTest, WritesClassificationFoldersThatOpenAgain) {
-  const ClassificationSet set{{"cat", "dog", "owl"}, {"a {c}", "{c}!"}, std::make_shared<SmallSource>(7), "small"};
+  const auto set = classification_set({"cat", "dog", "owl"}, {"a {c}", "{c}!"}, std::make_shared<SmallSource>(7));
   write_classification_folder(set, out_, "test", 4);
   write_classification_folder(set, out_, "train", 100);
   EXPECT_EQ(files(out_ / "test"), std::vector<std::string>({"0.tar", "1.tar", "nshards.txt"}));
@@ -159,13 +168,14 @@ TEST_F(ShardWriterTest, WritesClassificationFoldersThatOpenAgain) {
 
 TEST_F(ShardWriterTest, RefusesClassificationSetsThatDoNotFit) {
   const auto source = std::make_shared<SmallSource>(7);
-  const auto error = [&](const ClassificationSet& set) {
+  const auto error = [&](std::vector<std::string> names, std::vector<std::string> templates) {
+    const auto set = classification_set(std::move(names), std::move(templates), source);
     return message_of<DataError>([&] { write_classification_folder(set, out_, "test", 4); });
   };
-  EXPECT_EQ(error({{"cat", "dog"}, {"{c}"}, source, ""}), "sample 2: the label is 2, expected [0, 2)");
-  expect_mentions(error({{"cat", "dog", "owl"}, {"{c}"}, source, ""}), "classnames.txt] exists and differs");
-  expect_mentions(error({{"cat", "a\nb"}, {"{c}"}, source, ""}), "can't be a class name: it is empty or spans lines");
-  expect_mentions(error({{}, {"{c}"}, source, ""}), "a set needs class names and templates, but has 0 and 1");
+  EXPECT_EQ(error({"cat", "dog"}, {"{c}"}), "sample 2: the label is 2, expected [0, 2)");
+  expect_mentions(error({"cat", "dog", "owl"}, {"{c}"}), "classnames.txt] exists and differs");
+  expect_mentions(error({"cat", "a\nb"}, {"{c}"}), "can't be a class name: it is empty or spans lines");
+  expect_mentions(error({}, {"{c}"}), "a set needs class names and templates, but has 0 and 1");
 }
 
 }  // namespace
