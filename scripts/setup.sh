@@ -13,6 +13,9 @@ readonly resources_file=$repository/scripts/resources.sha256
 # The merges file has two digests in circulation: the packed one is in resources.sha256, this is the text's.
 readonly merges_text_sha256=67603cfda2e032ad77b5f8808af37789d590db664b26df8705d2bf8b3c553fc8
 
+# The wheels that the data files come from.
+readonly resource_wheels=(open-clip-torch timm)
+
 # Part of every stamp: count it up when what is unpacked from the wheels changes.
 readonly layout=1
 
@@ -32,7 +35,7 @@ run does nothing. Run it as the user who builds: it asks sudo only for apt-get.
 
   A  Debian packages of scripts/packages.txt, where missing
   B  LibTorch from the wheels pinned in scripts/deps.lock    -> <cache>/libtorch-<version>-{cuda,cpu}/{torch,nvidia}
-  C  CLIP's merges file and ImageNet's names and prompts     -> <cache>/resources/{clip,imagenet}
+  C  CLIP's merges file, ImageNet's names, prompts and ids   -> <cache>/resources/{clip,imagenet}
 
 options:
   --offline            never touch the network; if something is missing, name it and fail
@@ -217,19 +220,37 @@ has_libtorch() {
 
 has_digest() { [[ -f $1 && $(sha256sum <"$1") == "$2  -" ]]; }
 
-# Whether folder $1 holds every file of resources.sha256.
-has_resources() { [[ -d $1 ]] && (cd "$1" && sha256sum --check --strict --status) <"$resources_file" 2>/dev/null; }
+# The lines of resources.sha256 whose files are made from wheel $1.
+resource_digests() {
+  case $1 in
+    timm) grep ' imagenet/synsets\.txt$' "$resources_file" ;;
+    open-clip-torch) grep -v ' imagenet/synsets\.txt$' "$resources_file" ;;
+  esac
+}
+
+# Whether folder $2 holds every file that is made from wheel $1.
+has_resources() {
+  [[ -d $2 ]] && resource_digests "$1" | (cd "$2" && sha256sum --check --strict --status) 2>/dev/null
+}
+
+# The wheels whose data files are missing.
+missing_resources() {
+  local name
+  for name in "${resource_wheels[@]}"; do
+    has_resources "$name" "$cache/resources" || echo "$name"
+  done
+}
 
 # Whether file $1 is the wheel that read_lock_entry read last.
 is_that_wheel() { [[ -f $1 && $(stat -c %s "$1") == "$size" ]] && has_digest "$1" "$digest"; }
 
 needed_wheels() {
   has_libtorch || libtorch_wheels
-  has_resources "$cache/resources" || echo open-clip-torch
+  missing_resources
 }
 
 everything_in_place() {
-  { ((use_apt == 0)) || [[ -z $(missing_packages) ]]; } && has_libtorch && has_resources "$cache/resources"
+  { ((use_apt == 0)) || [[ -z $(missing_packages) ]]; } && has_libtorch && [[ -z $(missing_resources) ]]
 }
 
 # Names whatever cannot be had without the network, one thing a line.
@@ -440,23 +461,37 @@ for name, lines in lists.items():
 PYTHON
 }
 
+# Makes the data files that come from wheel $1, which read_lock_entry read last, in folder $2.
+make_resources() {
+  local wheel=$cache/wheels/$file
+  case $1 in
+    open-clip-torch)
+      unzip -q -o -j "$wheel" open_clip/bpe_simple_vocab_16e6.txt.gz -d "$2/clip" || die "cannot unpack $wheel"
+      unzip -q -o -j "$wheel" open_clip/zero_shot_metadata.py -d "$2/wheel" || die "cannot unpack $wheel"
+      extract_imagenet "$2/wheel/zero_shot_metadata.py" "$2/imagenet"
+      gzip -dc "$2/clip/bpe_simple_vocab_16e6.txt.gz" >"$2/wheel/merges"
+      has_digest "$2/wheel/merges" "$merges_text_sha256" || die "the text in $file's merges file is not CLIP's"
+      ;;
+    timm)
+      unzip -q -o -p "$wheel" timm/data/_info/imagenet_synsets.txt >"$2/imagenet/synsets.txt" || die "cannot unpack $wheel"
+      ;;
+  esac
+}
+
 install_resources() {
-  local name folder=$cache/resources
-  if has_resources "$folder"; then return 0; fi
-  fetch_wheel open-clip-torch
-  say "unpacking CLIP's merges file and ImageNet's names and prompts into $folder"
-  partial=$folder.partial-$$
-  mkdir -p "$partial"/{wheel,clip,imagenet} "$folder"/{clip,imagenet}
-  unzip -q -o -j "$cache/wheels/$file" open_clip/bpe_simple_vocab_16e6.txt.gz -d "$partial/clip" ||
-    die "cannot unpack $cache/wheels/$file"
-  unzip -q -o -j "$cache/wheels/$file" open_clip/zero_shot_metadata.py -d "$partial/wheel" ||
-    die "cannot unpack $cache/wheels/$file"
-  extract_imagenet "$partial/wheel/zero_shot_metadata.py" "$partial/imagenet"
-  has_resources "$partial" || die "the data files made from $file are not those of $resources_file"
-  gzip -dc "$partial/clip/bpe_simple_vocab_16e6.txt.gz" >"$partial/wheel/merges"
-  has_digest "$partial/wheel/merges" "$merges_text_sha256" || die "the text in $file's merges file is not CLIP's"
-  while read -r _ name; do mv "$partial/$name" "$folder/$name"; done <"$resources_file"
-  rm -rf "$partial"
+  local name names path folder=$cache/resources
+  names=$(missing_resources)
+  for name in $names; do
+    fetch_wheel "$name"
+    say "unpacking data files from $file into $folder"
+    partial=$folder.partial-$$
+    rm -rf "$partial"
+    mkdir -p "$partial"/{wheel,clip,imagenet} "$folder"/{clip,imagenet}
+    make_resources "$name" "$partial"
+    has_resources "$name" "$partial" || die "the data files made from $file are not those of $resources_file"
+    resource_digests "$name" | while read -r _ path; do mv "$partial/$path" "$folder/$path"; done
+    rm -rf "$partial"
+  done
 }
 
 # ----------------------------------------------------------------------------------------------------------------------
