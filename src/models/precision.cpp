@@ -2,10 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <ATen/autocast_mode.h>
+#include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 
 #include "contrastive/models/layers.h"
 #include "contrastive/models/transformer.h"
+#include "contrastive/ops/matrix.h"
 
 namespace contrastive::models {
 
@@ -26,16 +28,23 @@ AutocastGuard::~AutocastGuard() {
 
 torch::Tensor ComputeCopy::of(const torch::Tensor& parameter, torch::ScalarType dtype) {
   const auto source = parameter.detach();
-  if (source.scalar_type() == dtype) return source;
+  const bool is_packed = packs_ > 0 && !c10::GradMode::is_enabled() && source.is_cpu() && ops::can_pack(dtype);
+  if (!is_packed && source.scalar_type() == dtype) return source;
   std::unique_lock lock(mutex_);
-  if (!is_kept_ || source.is_inference() || c10::InferenceMode::is_enabled()) {
+  if (!(is_kept_ || is_packed) || source.is_inference() || c10::InferenceMode::is_enabled()) {
     lock.unlock();  // threads that only read don't wait for each other
     return source.to(dtype);
   }
+  return copy_as(source, dtype, is_packed);
+}
+
+torch::Tensor ComputeCopy::copy_as(const torch::Tensor& source, torch::ScalarType dtype, bool is_packed) {
   const bool fits = copy_.defined() && copy_.scalar_type() == dtype && copy_.device() == source.device() &&
-                    copy_.sizes() == source.sizes();
+                    copy_.sizes() == source.sizes() && copy_.is_mkldnn() == is_packed;
   if (fits && source_ == source.const_data_ptr() && version_ == source._version()) return copy_;
-  if (fits && copy_.use_count() == 1) {
+  if (is_packed) {
+    copy_ = ops::pack_weight(source.to(dtype));
+  } else if (fits && copy_.use_count() == 1) {
     copy_.copy_(source);
   } else {  // a graph still holds the last one
     copy_ = source.to(dtype);
@@ -50,11 +59,21 @@ void ComputeCopy::keep() {
   is_kept_ = true;
 }
 
+void ComputeCopy::pack() {
+  const std::lock_guard lock(mutex_);
+  ++packs_;
+}
+
+void ComputeCopy::unpack() {
+  const std::lock_guard lock(mutex_);
+  if (--packs_ == 0 && copy_.defined() && copy_.is_mkldnn()) copy_.reset();
+}
+
 torch::Tensor ComputeCopy::begin_update(const torch::Tensor& parameter) {
   const std::lock_guard lock(mutex_);
-  const bool is_free = copy_.defined() && copy_.use_count() == 1 && copy_.storage().use_count() == 1 &&
-                       copy_.scalar_type() == at::kBFloat16 && source_ == parameter.const_data_ptr() &&
-                       copy_.strides() == parameter.strides();
+  const bool is_free = copy_.defined() && !copy_.is_mkldnn() && copy_.use_count() == 1 &&
+                       copy_.storage().use_count() == 1 && copy_.scalar_type() == at::kBFloat16 &&
+                       source_ == parameter.const_data_ptr() && copy_.strides() == parameter.strides();
   return is_free ? copy_ : torch::Tensor();
 }
 
@@ -72,6 +91,15 @@ std::vector<std::pair<torch::Tensor, ComputeCopy*>> compute_copies(const torch::
     }
   }
   return result;
+}
+
+PackedWeights::PackedWeights(const torch::nn::Module& model) {
+  for (const auto& [parameter, copy] : compute_copies(model)) copies_.push_back(copy);
+  for (auto* copy : copies_) copy->pack();
+}
+
+PackedWeights::~PackedWeights() {
+  for (auto* copy : copies_) copy->unpack();
 }
 
 torch::ScalarType compute_dtype(const torch::Tensor& x) {

@@ -3,8 +3,12 @@
 #include <stdexcept>
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
+
+#include "contrastive/models/transformer.h"
+#include "contrastive/ops/matrix.h"
 
 namespace contrastive::models {
 namespace {
@@ -101,6 +105,52 @@ TEST(ComputeCopyTest, AnUpdateIsWrittenIntoACopyThatNobodyElseHolds) {
   copy.begin_update(parameter).fill_(4);
   copy.confirm_update(parameter);
   EXPECT_EQ(copy.of(parameter, at::kBFloat16).sum().item<float>(), 12.0F);
+}
+
+/// Of a linear layer applied to ones.
+float sum_of_product(ComputeCopy& copy, const torch::Tensor& parameter, torch::ScalarType dtype) {
+  return ops::linear_forward(at::ones({1, parameter.size(1)}, dtype), copy.of(parameter, dtype)).sum().item<float>();
+}
+
+TEST(ComputeCopyTest, APackedCopyFollowsChangesAndServesPassesWithoutGradientOnly) {
+  if (!ops::can_pack(at::kFloat)) GTEST_SKIP() << "no oneDNN here";
+  ComputeCopy copy;
+  auto parameter = at::eye(8).requires_grad_();
+  copy.pack();
+  {
+    const at::NoGradGuard no_grad;
+    const auto first = copy.of(parameter, at::kFloat);
+    EXPECT_TRUE(first.is_mkldnn());
+    EXPECT_TRUE(copy.of(parameter, at::kFloat).is_same(first));
+    EXPECT_FALSE(copy.begin_update(parameter).defined());
+    parameter.mul_(2);
+    EXPECT_EQ(sum_of_product(copy, parameter, at::kFloat), 16.0F);
+  }
+  EXPECT_TRUE(copy.of(parameter, at::kFloat).is_alias_of(parameter));
+  EXPECT_FALSE(copy.of(parameter, at::kBFloat16).is_mkldnn());
+  copy.unpack();
+  const at::NoGradGuard no_grad;
+  EXPECT_TRUE(copy.of(parameter, at::kFloat).is_alias_of(parameter));
+}
+
+TEST(PackedWeightsTest, ChangeAPassByRoundingOnlyAndEndWithTheLastOfThem) {
+  auto generator = at::make_generator<at::CPUGeneratorImpl>(7);
+  Transformer model(TransformerOptions{.width = 128, .layers = 2, .heads = 2}, torch::Device(at::kCPU));
+  model->reset_parameters(generator);
+  const auto x = at::randn({3, 5, 128}, generator);
+  const at::NoGradGuard no_grad;
+  for (const bool bf16 : {false, true}) {
+    const AutocastGuard autocast(at::kCPU, bf16);
+    const auto input = bf16 ? x.to(at::kBFloat16) : x;
+    const auto plain = model->forward(input).to(at::kFloat);
+    const PackedWeights outer(*model);
+    { const PackedWeights inner(*model); }
+    const auto packed = model->forward(input).to(at::kFloat);
+    EXPECT_LE((plain - packed).abs().max().item<float>(), bf16 ? 0.06F : 1e-5F);
+    const auto& layer = model->blocks().front()->mlp->c_fc;
+    EXPECT_EQ(layer->weight_as(input.scalar_type()).is_mkldnn(), ops::can_pack(input.scalar_type()));
+  }
+  EXPECT_FALSE(model->blocks().front()->mlp->c_fc->weight_as(at::kFloat).is_mkldnn());
 }
 
 }  // namespace

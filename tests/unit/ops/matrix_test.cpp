@@ -23,6 +23,9 @@ TEST(MatrixTest, ProductsOfALinearLayerEqualTorchInEveryPrecision) {
       EXPECT_TRUE(actual.is_contiguous()) << name;
     };
     check("forward", ops::linear_forward(in(x), in(weight)), x.mm(weight.t()));
+    if (ops::can_pack(dtype)) {
+      check("forward, packed", ops::linear_forward(in(x), ops::pack_weight(in(weight))), x.mm(weight.t()));
+    }
     check("input gradient", ops::linear_input_gradient(in(gradient), in(weight)), gradient.mm(weight));
     check("weight gradient", ops::linear_weight_gradient(in(gradient), in(x)), gradient.t().mm(x));
   }
