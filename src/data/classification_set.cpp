@@ -2,165 +2,233 @@
 
 #include <algorithm>
 #include <charconv>
+#include <map>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "contrastive/core/error.h"
-#include "contrastive/core/file.h"
+#include "contrastive/data/image_list.h"
 #include "contrastive/data/shard_index.h"
-#include "contrastive/data/shard_list.h"
 #include "contrastive/data/webdataset_source.h"
 
-#include "data/sample_members.h"
+#include "data/class_folders.h"
+#include "data/class_list.h"
+#include "data/data_file.h"
+#include "data/delimited_file.h"
+#include "data/label_check.h"
+#include "data/labels_file.h"
+#include "data/shard_folder.h"
 
 namespace contrastive::data {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kMaxListBytes = 64 << 20;
-constexpr int64_t kMaxShards = 1'000'000;
+int64_t num_classes(const ClassificationSet& set) {
+  return static_cast<int64_t>(set.class_names.size());
+}
 
-/// Where the parts of a data set lie.
-struct Layout {
-  fs::path root;   ///< where the lists are, unless they are in the split folder
-  fs::path split;  ///< where the shards are
+/// Gives the set the names of a list, and ids if there are some.
+void take_classes(detail::ClassList&& list, ClassificationSet& set) {
+  set.class_names = std::move(list.names);
+  set.class_ids = std::move(list.ids);
+  if (set.class_names.empty()) set.class_names = set.class_ids;
+}
+
+DataError no_names(const fs::path& where) {
+  return DataError(fmt::format("[{}] classnames.txt is missing here and in its parent; class_names may name a file",
+                               where.string()));
+}
+
+bool read_is_multi_label(const detail::ShardFolder& folder) {
+  const auto type = detail::dataset_type(folder);
+  if (type == "retrieval") {
+    throw DataError(
+        fmt::format("[{}] the data set is for retrieval (dataset_type.txt), expected classification: use "
+                    "the retrieval task",
+                    folder.root.string()));
+  }
+  return type == "multilabel";
+}
+
+ClassificationSet open_shards(const detail::ShardFolder& folder, const ClassificationSetOptions& given) {
+  ClassificationSet set;
+  set.is_multi_label = read_is_multi_label(folder);
+  set.name = folder.root.filename().string();
+  auto list = detail::read_class_list(given, folder.folders());
+  const auto names_file = list.file.string();
+  take_classes(std::move(list), set);
+  if (set.class_names.empty()) throw no_names(folder.split);
+  set.templates = detail::find_templates(folder.folders());
+
+  const auto index = ShardIndex::open(detail::find_shards(folder.split));
+  WebdatasetOptions options;
+  options.image_keys = "webp;png;jpg;jpeg";
+  options.need_caption = false;
+  options.need_label = given.labels.empty();
+  options.label_vector = set.is_multi_label;
+  options.num_labels = num_classes(set);
+  auto source = std::make_shared<WebdatasetSource>(index, options);
+  if (options.need_label && !set.is_multi_label) detail::check_labels(index, set.class_names, names_file);
+  set.source = std::move(source);
+  return set;
+}
+
+/// Images of all classes in one folder, which get their labels from a file.
+std::vector<ListedImage> list_unlabelled(const fs::path& root) {
+  std::vector<ListedImage> images;
+  for (const auto& path : detail::find_images(root, "")) images.push_back({path, -1, {}});
+  return images;
+}
+
+[[noreturn]] void throw_no_data_set(const fs::path& data, const std::string& split) {
+  throw DataError(fmt::format(
+      "[{}] there is no data set: expected {}/nshards.txt or nshards.txt with .tar files, class folders in {} or here, "
+      "or a CSV file",
+      data.string(), split, split));
+}
+
+ClassificationSet open_folders(const fs::path& data, const ClassificationSetOptions& options) {
+  const auto root = detail::find_class_root(data, options.split);
+  const auto folders = detail::subfolders(root);
+  ClassificationSet set;
+  set.name = detail::last_part(data);
+  const std::vector<fs::path> places{root, data};
+  set.templates = detail::find_templates(places);
+  auto list = detail::read_class_list(options, places, folders);
+  std::vector<ListedImage> images;
+  if (options.labels.empty()) {
+    if (folders.empty()) throw_no_data_set(data, options.split);
+    images = detail::list_class_folders(root, folders, list, set);
+  } else {
+    // The indices of the file are those of all classes, also of those without a folder.
+    take_classes(std::move(list), set);
+    if (set.class_names.empty()) set.class_names = set.class_ids = folders;
+    const auto flat = folders.empty() && detail::is_folder(data / options.split) ? data / options.split : root;
+    images = list_unlabelled(flat);
+    set.source = std::make_shared<ImageListSource>(flat, std::move(images));
+    if (set.class_names.empty()) throw no_names(root);
+    return set;
+  }
+  set.source = std::make_shared<ImageListSource>(root, std::move(images));
+  return set;
+}
+
+std::optional<int64_t> integer(const std::string& text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+}
+
+/// Finds the class that a label of a CSV file means.
+class LabelLookup {
+ public:
+  explicit LabelLookup(const ClassificationSet& set) : count_(num_classes(set)) {
+    for (int64_t i = 0; i < count_; ++i) {
+      const auto [entry, is_new] = by_word_.emplace(set.class_names[static_cast<size_t>(i)], i);
+      if (!is_new) shared_[entry->first] = i;
+    }
+    for (size_t i = 0; i < set.class_ids.size(); ++i) by_word_.emplace(set.class_ids[i], static_cast<int64_t>(i));
+  }
+
+  /// Throws: DataError that doesn't name the place.
+  int64_t find(const std::string& text) const {
+    if (text.empty()) throw DataError("the label is empty");
+    if (const auto label = integer(text)) {
+      if (*label >= 0 && *label < count_) return *label;
+      throw DataError(
+          fmt::format("the label is {}, but there are {} class names: expected [0, {})", text, count_, count_));
+    }
+    if (const auto other = shared_.find(text); other != shared_.end()) {
+      throw DataError(fmt::format("the label \"{}\" is the name of the classes {} and {}: use indices or ids", text,
+                                  by_word_.at(text), other->second));
+    }
+    const auto found = by_word_.find(text);
+    if (found != by_word_.end()) return found->second;
+    throw DataError(fmt::format("the label \"{}\" is none of the {} class names or ids", text, count_));
+  }
+
+ private:
+  int64_t count_;
+  std::map<std::string, int64_t> by_word_;
+  std::map<std::string, int64_t> shared_;  ///< names of several classes, with the last of these
 };
 
-std::string splits_in(const fs::path& folder) {
+/// The classes of a CSV file that has no names beside it.
+std::vector<std::string> distinct_labels(const fs::path& file, const std::vector<detail::DelimitedRow>& rows) {
   std::vector<std::string> names;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (fs::exists(entry.path() / "nshards.txt", error)) names.push_back(entry.path().filename().string());
+  for (const auto& row : rows) {
+    const auto& label = row.values[1];
+    if (label.empty()) throw DataError(fmt::format("[{}] line {}: the label is empty", file.string(), row.line));
+    if (integer(label)) {
+      throw DataError(
+          fmt::format("[{}] line {}: the label is the index {}, but there are no class names: class_names "
+                      "should name a file",
+                      file.string(), row.line, label));
+    }
+    names.push_back(label);
   }
   std::sort(names.begin(), names.end());
-  std::string text;
-  for (const auto& name : names) text += (text.empty() ? "" : ", ") + name;
-  return text.empty() ? "none" : text;
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  return names;
 }
 
-Layout find_layout(const fs::path& given, const std::string& split) {
-  auto folder = fs::absolute(given).lexically_normal();
-  if (!folder.has_filename()) folder = folder.parent_path();  // "cifar10/"
-  std::error_code error;
-  if (!fs::is_directory(folder, error)) {
-    throw DataError(
-        fmt::format("[{}] is not a folder; expected a data set in CLIP_benchmark's layout", given.string()));
-  }
-  if (fs::exists(folder / "nshards.txt", error)) return {folder.parent_path(), folder};
-  if (fs::exists(folder / split / "nshards.txt", error)) return {folder, folder / split};
-  throw DataError(fmt::format("[{}] there is neither {}/nshards.txt nor nshards.txt; splits here: {}", given.string(),
-                              split, splits_in(folder)));
-}
+ClassificationSet open_csv(const fs::path& file, const ClassificationSetOptions& options) {
+  const bool need_label = options.labels.empty();
+  const auto rows =
+      detail::read_delimited_file(file, options.separator,
+                                  {{options.image_key, detail::kImageColumns, "image_key"},
+                                   {need_label ? options.label_key : "", {"label", "class"}, "label_key", need_label}});
+  const auto folder = fs::absolute(file).lexically_normal().parent_path();
+  ClassificationSet set;
+  set.name = file.stem().string();
+  set.templates = detail::find_templates({folder});
+  take_classes(detail::read_class_list(options, {folder}), set);
+  if (set.class_names.empty() && !need_label) throw no_names(folder);
+  if (set.class_names.empty()) set.class_names = distinct_labels(file, rows);
 
-std::string read_list_file(const fs::path& file) {
-  try {
-    return read_text_file(file, kMaxListBytes);
-  } catch (const Error& error) {
-    throw DataError(error.what());
-  }
-}
-
-/// The file in the split folder or in the data set's, or nothing.
-std::optional<fs::path> find_file(const Layout& layout, const char* name) {
-  std::error_code error;
-  for (const auto& folder : {layout.split, layout.root}) {
-    if (fs::exists(folder / name, error)) return folder / name;
-  }
-  return std::nullopt;
-}
-
-fs::path require_file(const Layout& layout, const char* name) {
-  if (const auto file = find_file(layout, name)) return *file;
-  throw DataError(
-      fmt::format("[{}] {} is missing; looked there and in {}", layout.root.string(), name, layout.split.string()));
-}
-
-/// The lines of a list, stripped; empty ones at the end don't count, others are errors.
-std::vector<std::string> read_lines(const fs::path& file, const char* what) {
-  const auto content = read_list_file(file);
-  if (const auto invalid = detail::first_invalid_utf8(content)) {
-    throw DataError(fmt::format("[{}] is not UTF-8: wrong byte at {}", file.string(), *invalid));
-  }
-  std::vector<std::string> lines;
-  for (const auto line : detail::split_lines(content)) lines.emplace_back(detail::strip(line));
-  while (!lines.empty() && lines.back().empty()) lines.pop_back();
-  if (lines.empty()) throw DataError(fmt::format("[{}] holds no {}", file.string(), what));
-  for (size_t i = 0; i < lines.size(); ++i) {
-    if (lines[i].empty()) throw DataError(fmt::format("[{}] line {}: the {} is empty", file.string(), i + 1, what));
-  }
-  return lines;
-}
-
-std::vector<std::string> read_templates(const fs::path& file) {
-  auto templates = read_lines(file, "template");
-  for (size_t i = 0; i < templates.size(); ++i) {
-    if (templates[i].find("{c}") == std::string::npos) {
-      throw DataError(fmt::format("[{}] line {}: the template \"{}\" has no {{c}} for the class name", file.string(),
-                                  i + 1, templates[i]));
+  const LabelLookup lookup(set);
+  std::vector<ListedImage> images;
+  for (const auto& row : rows) {
+    try {
+      if (row.values[0].empty()) throw DataError("the image's path is empty");
+      images.push_back({row.values[0], need_label ? lookup.find(row.values[1]) : -1, {}});
+    } catch (const DataError& error) {
+      throw DataError(fmt::format("[{}] line {}: {}", file.string(), row.line, error.what()));
     }
   }
-  return templates;
+  set.source = std::make_shared<ImageListSource>(folder, std::move(images));
+  return set;
 }
 
-int64_t read_num_shards(const fs::path& file) {
-  const auto content = read_list_file(file);
-  const auto text = detail::strip(content);
-  int64_t count = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
-  if (error != std::errc() || end != text.data() + text.size() || count < 1 || count > kMaxShards) {
-    throw DataError(fmt::format("[{}] expected the number of shards in [1, {}], but found \"{}\"", file.string(),
-                                kMaxShards, text.substr(0, 40)));
-  }
-  return count;
-}
-
-std::vector<fs::path> find_shards(const fs::path& folder) {
-  const auto count = read_num_shards(folder / "nshards.txt");
-  std::vector<fs::path> shards;
-  for (int64_t i = 0; i < count; ++i) shards.push_back(folder / fmt::format("{}.tar", i));
-  try {
-    require_shards_exist(shards);
-  } catch (const DataError& error) {
+ClassificationSet open_any(const fs::path& data, const ClassificationSetOptions& options) {
+  if (detail::is_file(data)) return open_csv(data, options);
+  if (!detail::is_folder(data)) {
     throw DataError(
-        fmt::format("[{}] says there are {} shards: {}", (folder / "nshards.txt").string(), count, error.what()));
+        fmt::format("[{}] is not a folder or file; expected a data set: a webdataset folder in "
+                    "CLIP_benchmark's layout, class folders or a CSV file",
+                    data.string()));
   }
-  const auto further = folder / fmt::format("{}.tar", count);
-  if (fs::exists(further)) {
-    throw DataError(fmt::format("[{}] says there are {} shards, but {} exists as well",
-                                (folder / "nshards.txt").string(), count, further.filename().string()));
-  }
-  return shards;
-}
-
-void check_type(const Layout& layout) {
-  const auto file = find_file(layout, "dataset_type.txt");
-  if (!file) return;
-  const auto content = read_list_file(*file);
-  const auto type = detail::strip(content);
-  if (type == "retrieval" || type == "multilabel") {
-    throw DataError(fmt::format("[{}] the data set is for {}, expected classification", file->string(), type));
-  }
+  if (const auto folder = detail::find_shard_folder(data, options.split)) return open_shards(*folder, options);
+  return open_folders(data, options);
 }
 
 }  // namespace
 
-ClassificationSet open_classification_folder(const fs::path& folder, const std::string& split) {
-  const auto layout = find_layout(folder, split);
-  check_type(layout);
-  ClassificationSet set;
-  set.name = layout.root.filename().string();
-  set.class_names = read_lines(require_file(layout, "classnames.txt"), "class name");
-  set.templates = read_templates(require_file(layout, "zeroshot_classification_templates.txt"));
-
-  WebdatasetOptions options;
-  options.image_keys = "webp;png;jpg;jpeg";
-  options.need_caption = false;
-  options.need_label = true;
-  options.num_labels = static_cast<int64_t>(set.class_names.size());
-  set.source = std::make_shared<WebdatasetSource>(ShardIndex::open(find_shards(layout.split)), options);
+ClassificationSet open_classification_set(const fs::path& data, const ClassificationSetOptions& options) {
+  auto set = open_any(data, options);
+  if (options.labels.empty()) return set;
+  set.source = detail::with_labels_file(set.source, options.labels, num_classes(set));
+  set.is_multi_label = true;
   return set;
+}
+
+ClassificationSet open_classification_folder(const fs::path& folder, const std::string& split) {
+  ClassificationSetOptions options;
+  options.split = split;
+  return open_classification_set(folder, options);
 }
 
 }  // namespace contrastive::data

@@ -116,9 +116,15 @@ std::vector<std::string> parse_keys(const std::string& keys, const char* option)
   return parsed;
 }
 
+const std::vector<std::string>& label_keys(const WebdatasetOptions& options) {
+  static const std::vector<std::string> vector{"npy"};
+  return options.label_vector ? vector : kLabelKeys;
+}
+
 MemberKeys parse_member_keys(const WebdatasetOptions& options) {
   constexpr std::string_view kJson = "json:";
   MemberKeys keys;
+  keys.label = label_keys(options);
   keys.image = parse_keys(options.image_keys, "image_keys");
   if (!options.caption_key.starts_with(kJson)) {
     keys.caption = parse_keys(options.caption_key, "caption_key");

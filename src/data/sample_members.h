@@ -35,13 +35,17 @@ class EmptyCaption : public DataError {
   using DataError::DataError;
 };
 
-/// The only extension of a label.
+/// The only extension of an integer label.
 inline const std::vector<std::string> kLabelKeys{"cls"};
+
+/// The same of the options' kind of label.
+const std::vector<std::string>& label_keys(const WebdatasetOptions& options);
 
 /// The options with their lists split.
 struct MemberKeys {
   std::vector<std::string> image;
   std::vector<std::string> caption;
+  std::vector<std::string> label;
   std::string json_field;  ///< empty: captions are text members
 };
 /// Throws: ConfigError.

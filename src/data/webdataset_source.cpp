@@ -9,6 +9,7 @@
 #include "contrastive/core/digest.h"
 #include "contrastive/core/error.h"
 
+#include "data/label_vector.h"
 #include "data/read_file.h"
 #include "data/sample_members.h"
 
@@ -127,12 +128,12 @@ void check_some_sample_is_usable(const ShardIndex& index, const detail::MemberKe
   const auto require_all = [&](const IndexedSample& sample) {
     detail::require_member(sample, keys.image, "image");
     if (options.need_caption) detail::require_member(sample, keys.caption, "caption");
-    if (options.need_label) detail::require_member(sample, detail::kLabelKeys, "label");
+    if (options.need_label) detail::require_member(sample, keys.label, "label");
   };
   const auto is_usable = [&](const IndexedSample& sample) {
     return detail::find_member(sample, keys.image) &&
            (!options.need_caption || detail::find_member(sample, keys.caption)) &&
-           (!options.need_label || detail::find_member(sample, detail::kLabelKeys));
+           (!options.need_label || detail::find_member(sample, keys.label));
   };
   for (int64_t i = 0; i < index.size(); ++i) {
     if (is_usable(index.sample(i))) return;
@@ -179,6 +180,7 @@ std::vector<std::string> WebdatasetSource::read_all(int64_t index, Sample& sampl
   sample.drawn = {};
   sample.caption.clear();
   sample.label = -1;
+  sample.labels.clear();
   const auto image = detail::require_member(entry, image_keys_, "image");
   detail::check_length(image, options_.max_member_bytes);
   const auto file = open_shards_->get(index_, entry.shard());
@@ -194,9 +196,14 @@ std::vector<std::string> WebdatasetSource::read_all(int64_t index, Sample& sampl
   }
   bytes_read_ += image.length;
   if (options_.need_label) {
-    const auto label = detail::require_member(entry, detail::kLabelKeys, "label");
+    const auto label = detail::require_member(entry, detail::label_keys(options_), "label");
     detail::check_length(label, options_.max_member_bytes);
-    sample.label = detail::parse_label(read_text(*file, label), options_.num_labels);
+    const auto content = read_text(*file, label);
+    if (options_.label_vector) {
+      sample.labels = detail::parse_label_vector(content, options_.num_labels);
+    } else {
+      sample.label = detail::parse_label(content, options_.num_labels);
+    }
   }
   return captions;
 }

@@ -17,8 +17,9 @@ struct WebdatasetOptions {
   std::string caption_key = "txt";               ///< extensions like above, or json:<field> of the .json member
   bool caption_lines = false;                    ///< every line of a text member is a caption; else all of it is one
   bool need_caption = true;
-  bool need_label = false;  ///< read the .cls member
-  int64_t num_labels = 0;   ///< above 0: labels must lie in [0, num_labels)
+  bool need_label = false;    ///< read the .cls member
+  bool label_vector = false;  ///< the label's member is .npy, a vector of 0 and 1 that gives Sample::labels
+  int64_t num_labels = 0;     ///< above 0: labels must lie in [0, num_labels); vectors have so many values
   int64_t max_member_bytes = int64_t{256} << 20;
   int64_t max_open_shards = 128;  ///< file descriptors kept open
 };
