@@ -17,6 +17,7 @@
 #include "contrastive/text/wordpiece_tokenizer.h"
 
 #include "bench_loader.h"
+#include "bench_logistic.h"
 #include "bench_loss.h"
 #include "bench_measure.h"
 #include "bench_memory.h"
@@ -185,6 +186,24 @@ int main(int argc, char** argv) {
                            "a shipped model's name or JSON file, for weights without a config");
   load_command->add_option("--repetitions", repetitions)->check(CLI::PositiveNumber)->capture_default_str();
 
+  tools::LogisticArguments logistic;
+  auto* logistic_command = app.add_subcommand("logistic", "a logistic regression on features of a file");
+  logistic_command
+      ->add_option("features", logistic.features,
+                   "safetensors file with train_features, train_labels, test_features and test_labels")
+      ->required();
+  logistic_command->add_option("--c", logistic.c, "inverse strength of the penalty")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  logistic_command->add_option("--tolerance", logistic.tolerance, "of the gradient")->capture_default_str();
+  logistic_command->add_option("--objective-tolerance", logistic.objective_tolerance)->capture_default_str();
+  logistic_command->add_flag("--sweep", logistic.sweep, "the whole linear probe, with its search for C");
+  logistic_command->add_flag("--fp64", logistic.fp64, "compute in double");
+  logistic_command->add_option("--repetitions", logistic.repetitions)
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  logistic_command->add_option("--threads", logistic.threads, "0: one per core")->capture_default_str();
+
   tools::LossArguments loss;
   auto* loss_command = app.add_subcommand("loss", "a loss of random features, forward and backward");
   loss_command->add_option("--kind", loss.kind)
@@ -200,7 +219,9 @@ int main(int argc, char** argv) {
   loss_command->add_option("--threads", loss.threads, "0: one per core")->capture_default_str();
 
   return contrastive::tools::run_program(app, argc, argv, [&] {
-    if (loss_command->parsed()) {
+    if (logistic_command->parsed()) {
+      print(tools::bench_logistic(logistic));
+    } else if (loss_command->parsed()) {
       print(tools::bench_loss(loss));
       return tools::kDone;
     }
