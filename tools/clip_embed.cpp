@@ -17,9 +17,9 @@
 #include "contrastive/eval/encoder.h"
 #include "contrastive/eval/feature_writer.h"
 
+#include "common/count_progress.h"
 #include "common/program.h"
 #include "embed_cache.h"
-#include "embed_progress.h"
 
 namespace {
 
@@ -286,7 +286,7 @@ int embed(const Arguments& arguments, bool images) {
   eval::FeatureWriter writer(options);
   if (writer.is_complete()) fmt::print("nothing to do: {} is complete\n", options.features.string());
   if (!writer.is_complete() && writer.next_input() > 0) fmt::print("going on at input {}\n", writer.next_input());
-  tools::EmbedProgress progress(writer.next_input(), input->size(), "skipped");
+  tools::CountProgress progress("", writer.next_input(), input->size());
   int64_t skipped = 0;
   while (writer.next_input() < input->size()) {
     Part part;
@@ -301,7 +301,7 @@ int embed(const Arguments& arguments, bool images) {
       part.add(*input, begin, encoded);
       skipped += static_cast<int64_t>(encoded.failures.size());
       begin = end;
-      progress.update(begin, skipped);
+      progress.update(begin, fmt::format("skipped {}", skipped));
     }
     const auto dtype = arguments.dtype == "fp16" ? at::kHalf : at::kFloat;
     writer.write_part(at::cat(part.features).to(dtype), part.names, part.skipped);

@@ -1,18 +1,14 @@
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <stdlib.h>
 
 #include "contrastive/core/error.h"
-#include "contrastive/core/log.h"
 #include "contrastive/core/version.h"
 #include "contrastive/distributed/connect.h"
 #include "contrastive/train/run_options.h"
@@ -22,6 +18,7 @@
 #include "common/local_ranks.h"
 #include "common/program.h"
 #include "common/progress.h"
+#include "common/ranks.h"
 
 namespace {
 
@@ -72,39 +69,13 @@ int dry_run(train::RunOptions options) {
   return tools::kDone;
 }
 
-/// Lines of several ranks end up in one terminal.
-void name_rank_in_log(int64_t rank) {
-  set_log_sink([rank](LogLevel level, std::string_view message) {
-    const auto* kind = level == LogLevel::error ? "error: " : level == LogLevel::warning ? "warning: " : "";
-    fmt::print(stderr, "rank {}: {}{}\n", rank, kind, message);
-  });
-}
-
-/// A rank that can't be reached by an exception, as it computes or hangs, ends here when the job has failed.
-[[noreturn]] void end_stuck_rank(int64_t rank, const std::string& cause) {
-  fmt::print(stderr, "clip_train: rank {}: ended because of another rank's failure: {}\n", rank, cause);
-  std::fflush(nullptr);
-  std::_Exit(tools::kFailed);
-}
-
-distributed::ProcessGroup meet_other_ranks(const train::RunOptions& options,
-                                           const distributed::RankEnvironment& environment, torch::Device device) {
-  if (environment.world_size == 1) return {};
-  name_rank_in_log(environment.rank);
-  if (options.threads == 0 && std::getenv("OMP_NUM_THREADS") == nullptr) {
-    at::set_num_threads(static_cast<int>(distributed::threads_of_rank(environment, at::get_num_threads())));
-  }
-  const auto timeout = std::chrono::duration<double>(options.distributed.timeout_seconds);
-  return distributed::connect(
-      environment, device,
-      {.timeout = std::chrono::duration_cast<std::chrono::milliseconds>(timeout),
-       .on_stuck = [rank = environment.rank](const auto& cause) { end_stuck_rank(rank, cause); }});
-}
-
 /// Shows what happens on the first rank.
 void show_progress(train::TrainerHooks& hooks, std::optional<tools::Progress>& progress) {
   hooks.on_step = [&](const train::StepMetrics& m) { progress->step(m); };
   hooks.on_evaluation = [&](const train::EvaluationMetrics& m) { progress->message(evaluation_text(m)); };
+  hooks.on_suite_result = [&](const train::SuiteMetrics& m) {
+    progress->message(fmt::format("step {}: {} ({:.1f} s)", m.step, summary(m.result), m.result.seconds));
+  };
   hooks.on_checkpoint = [&](const std::string& folder) { progress->message("saved " + folder); };
 }
 
@@ -116,7 +87,8 @@ int train_run(const train::RunOptions& options, const std::string& resume) {
   tools::install_stop_signals();
   const auto environment = distributed::read_rank_environment();
   const auto device = distributed::device_of_rank(environment, train::choose_device(options.device));
-  const auto group = meet_other_ranks(options, environment, device);
+  const auto group = tools::meet_other_ranks("clip_train", environment, device, options.distributed.timeout_seconds,
+                                             /*choose_threads=*/options.threads == 0);
   const bool is_first = group.rank() == 0;
   std::optional<tools::Progress> progress;
   train::TrainerHooks hooks;

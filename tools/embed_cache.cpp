@@ -23,8 +23,8 @@
 #include "contrastive/train/trainer.h"
 #include "contrastive/train/training_data.h"
 
+#include "common/count_progress.h"
 #include "common/program.h"
-#include "embed_progress.h"
 
 namespace contrastive::tools {
 namespace {
@@ -154,7 +154,7 @@ class BadSamples {
 
 /// Makes the next part and writes it. Returns: false if it was told to stop before.
 bool make_part(const Work& work, data::EmbeddingCacheLoader& loader, data::EmbeddingCacheWriter& writer,
-               BadSamples& bad_samples, EmbedProgress& progress) {
+               BadSamples& bad_samples, CountProgress& progress) {
   std::vector<torch::Tensor> features;
   data::CachedSamples samples;
   for (auto done = writer.next_sample(); done < writer.part_end();) {
@@ -165,7 +165,7 @@ bool make_part(const Work& work, data::EmbeddingCacheLoader& loader, data::Embed
     features.push_back(work.features_of(batch->images));
     samples.append(std::move(batch->samples));
     done = batch->end;
-    progress.update(done, bad_samples.count());
+    progress.update(done, fmt::format("missing {}", bad_samples.count()));
   }
   writer.write_part(at::cat(features), samples);
   return true;
@@ -206,7 +206,7 @@ int embed_cache(const CacheArguments& arguments) {
   if (writer.next_sample() > 0) fmt::print("going on at sample {}\n", writer.next_sample());
   std::fflush(stdout);
   data::EmbeddingCacheLoader loader(*work.source, *work.tokenizer, work.loader_options(writer.next_sample()));
-  EmbedProgress progress(writer.next_sample(), description.num_samples, "missing");
+  CountProgress progress("", writer.next_sample(), description.num_samples);
   BadSamples bad_samples(work, writer.num_missing());
   while (writer.next_sample() < description.num_samples) {
     if (make_part(work, loader, writer, bad_samples, progress)) continue;

@@ -1,7 +1,6 @@
 #include "contrastive/eval/encoder.h"
 
 #include <algorithm>
-#include <future>
 #include <thread>
 #include <utility>
 
@@ -10,17 +9,20 @@
 #include <fmt/format.h>
 #include <torch/utils.h>
 
-#include "contrastive/core/digest.h"
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
 #include "contrastive/data/evaluation_loader.h"
 #include "contrastive/data/normalize.h"
 #include "contrastive/models/precision.h"
 
+#include "eval/fingerprint.h"
+#include "eval/pipeline.h"
+
 namespace contrastive::eval {
 namespace {
 
 namespace fs = std::filesystem;
+using detail::pipeline;
 
 constexpr int64_t kMaxFileBytes = int64_t{256} << 20;
 /// The labels that images carry through the loader.
@@ -129,18 +131,6 @@ class PartSource : public ImageSource {
   int64_t begin_;
   int64_t end_;
 };
-
-/// Calls use(make(i)) for i in [0, count) in order; make(i + 1) runs on another thread meanwhile.
-template <typename Make, typename Use>
-void pipeline(int64_t count, const Make& make, const Use& use) {
-  if (count == 0) return;
-  auto next = std::async(std::launch::deferred, make, int64_t{0});
-  for (int64_t i = 0; i < count; ++i) {
-    const auto current = next.get();
-    if (i + 1 < count) next = std::async(std::launch::async, make, i + 1);
-    use(current);
-  }
-}
 
 int64_t num_batches(int64_t items, int64_t batch_size) {
   return (items + batch_size - 1) / batch_size;
@@ -373,13 +363,7 @@ const image::PreprocessSpec& Encoder::preprocess() const {
 }
 
 std::string Encoder::fingerprint() const {
-  auto text = open_clip_config(parts_->model->config(), parts_->preprocess);
-  for (const auto& [name, tensor] : parts_->model->state()) {
-    const auto plain = tensor.detach().cpu().contiguous();
-    const auto* bytes = static_cast<const uint8_t*>(plain.const_data_ptr());
-    text += fmt::format("{} {}\n", name, sha256_hex({bytes, static_cast<size_t>(plain.nbytes())}));
-  }
-  return sha256_hex({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
+  return detail::model_fingerprint(*parts_->model, parts_->preprocess);
 }
 
 const EncoderOptions& Encoder::options() const {

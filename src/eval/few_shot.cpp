@@ -8,13 +8,11 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
-#include <torch/utils.h>
 
 #include "contrastive/core/error.h"
 #include "contrastive/core/random.h"
-#include "contrastive/eval/tower_features.h"
 
-#include "eval/eval_mode.h"
+#include "eval/agree.h"
 
 namespace contrastive::eval {
 namespace {
@@ -59,13 +57,6 @@ torch::Tensor read_labels(const data::ClassificationSet& set) {
     labels.data_ptr<int64_t>()[i] = sample.label;
   }
   return labels;
-}
-
-LabelledFeatures encode(models::ClipModel& model, const image::PreprocessSpec& preprocess,
-                        const data::SampleSource& source, const FewShotOptions& options) {
-  const detail::EvalMode eval_mode(model);
-  return tower_features(*model->visual, preprocess, source,
-                        {.batch_size = options.batch_size, .workers = options.workers, .bf16 = options.bf16});
 }
 
 void check(const data::ClassificationSet& train, const data::ClassificationSet& test, const FewShotOptions& options) {
@@ -156,13 +147,19 @@ double FewShotMetrics::mean() const {
 
 std::vector<FewShotMetrics> evaluate_few_shot(models::ClipModel& model, const image::PreprocessSpec& preprocess,
                                               const data::ClassificationSet& train, const data::ClassificationSet& test,
-                                              const FewShotOptions& options) {
+                                              const FewShotOptions& options, const distributed::ProcessGroup& group,
+                                              SkippedSamples* skipped) {
   check(train, test, options);
   const auto num_classes = static_cast<int64_t>(train.class_names.size());
-  const auto labels = read_labels(train);
+  torch::Tensor labels;
+  detail::agree(group, [&] { labels = read_labels(train); });
   const auto drawn = all_drawn(labels, num_classes, options);
-  const auto known = encode(model, preprocess, ChosenSamples(*train.source, drawn), options);
-  const auto tested = encode(model, preprocess, *test.source, options);
+  auto pass = options.pass;
+  pass.stage = FeatureStage::tower;
+  const auto tested = collect_features(model, preprocess, *test.source, 0, test.source->size(), pass, group);
+  pass.skip_bad_samples = false;
+  const ChosenSamples chosen(*train.source, drawn);
+  const auto known = collect_features(model, preprocess, chosen, 0, chosen.size(), pass, group);
   const auto rows_of_drawn = at::tensor(drawn, at::kLong);
 
   std::vector<FewShotMetrics> results;
@@ -176,6 +173,7 @@ std::vector<FewShotMetrics> evaluate_few_shot(models::ClipModel& model, const im
     }
     results.push_back(std::move(metrics));
   }
+  if (skipped != nullptr) *skipped = tested.skipped;
   return results;
 }
 

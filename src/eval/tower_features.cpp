@@ -30,20 +30,21 @@ LabelledFeatures tower_features(models::ImageTowerImpl& tower, const image::Prep
   return {at::cat(features), at::cat(labels)};
 }
 
-ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const LabelledFeatures& images,
-                                   const text::Tokenizer& tokenizer, const data::ClassificationSet& set,
-                                   const ZeroShotOptions& options, const distributed::ProcessGroup& group) {
+ClassificationMetrics evaluate_zero_shot(models::ClipModel& model, const LabelledFeatures& images,
+                                         const text::Tokenizer& tokenizer, const data::ClassificationSet& set,
+                                         const ZeroShotOptions& options, const distributed::ProcessGroup& group) {
   const torch::NoGradGuard no_grad;
   const auto device = model->logit_scale.device();
-  const auto classifier = set_classifier(model, tokenizer, set, options, group);  // [C, E]
-  ZeroShotMeter meter(classifier.size(0));
+  const auto prompts = class_prompts(options.prompts, set, options.canonicalize);
+  const auto classifier = build_classifier(model, tokenizer, prompts, options, group);
+  ClassificationMeter meter(classifier.num_classes());
   for (int64_t begin = 0; begin < images.labels.size(0); begin += options.batch_size) {
     const auto rows = std::min(options.batch_size, images.labels.size(0) - begin);
     const models::AutocastGuard autocast(device.type(), options.bf16);
     const auto own = images.features.narrow(0, begin, rows).to(device);
     const auto features = models::l2_normalize(model->visual->project(own));  // [B, E] fp32
     const models::AutocastGuard full_precision(device.type(), false);
-    meter.add(features.matmul(classifier.t()), images.labels.narrow(0, begin, rows).to(device));
+    meter.add(classifier.scores(features), images.labels.narrow(0, begin, rows));
   }
   meter.add_ranks(group);
   return meter.metrics();

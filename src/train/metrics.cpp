@@ -77,6 +77,18 @@ ordered_json to_json(const EvaluationMetrics& m) {
           {"seconds", number(m.seconds)}};
 }
 
+ordered_json to_json(const SuiteMetrics& m) {
+  ordered_json object{{"step", m.step},
+                      {"samples_seen", m.samples_seen},
+                      {"evaluation", m.result.task},
+                      {"name", m.result.name},
+                      {"dataset", m.result.dataset}};
+  for (const auto& [name, value] : m.result.metrics) object[name] = number(value);
+  object["num_samples"] = m.result.num_samples;
+  object["seconds"] = number(m.result.seconds);
+  return object;
+}
+
 }  // namespace
 
 struct MetricsWriter::Impl {
@@ -140,6 +152,12 @@ void MetricsWriter::write(const EvaluationMetrics& metrics) {
   const auto object = to_json(metrics);
   impl_->write_line(object);
   impl_->write_events(object, "zero_shot/" + metrics.dataset);
+}
+
+void MetricsWriter::write(const SuiteMetrics& metrics) {
+  const auto object = to_json(metrics);
+  impl_->write_line(object);
+  impl_->write_events(object, "suite/" + metrics.result.name);
 }
 
 }  // namespace contrastive::train

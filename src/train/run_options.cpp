@@ -232,6 +232,9 @@ void check_lock(const RunOptions& options, const OptionScope& scope) {
                "image, no unlocked_groups)");
   }
   if (options.image.cache.empty()) return;
+  if (!options.eval.suite.empty()) {
+    scope.fail("eval.suite", "needs the image tower, which a run on an image.cache doesn't open: use eval.zero_shot");
+  }
   if (!options.locks_image() || options.image.unlocked_groups > 0 || options.image.unlock_at) {
     scope.fail("image.cache",
                "needs an image tower that stays locked: lock: Lu or LU, no unlocked_groups or unlock_at");

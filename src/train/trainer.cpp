@@ -33,6 +33,7 @@
 #include "train/pace.h"
 #include "train/run_data.h"
 #include "train/starting_model.h"
+#include "train/suite_evaluation.h"
 #include "train/train_step.h"
 #include "train/training_plan.h"
 #include "train/zero_shot_evaluation.h"
@@ -122,6 +123,9 @@ struct Trainer::Impl {
           options, preprocess, tokenizer, open_classification_set(options.eval.zero_shot.data, options.data.synthetic),
           group);
     }
+    if (!options.eval.suite.empty()) {
+      suite = std::make_unique<detail::SuiteEvaluation>(options, model, preprocess, tokenizer, group);
+    }
     optimizer->renew_copies(models::compute_copies(*model));
     start_state();
     prepare_step();
@@ -156,6 +160,7 @@ struct Trainer::Impl {
   std::unique_ptr<detail::TrainStep> step;
   CheckpointSaver saver;
   std::unique_ptr<detail::ZeroShotEvaluation> evaluation;
+  std::unique_ptr<detail::SuiteEvaluation> suite;
   RunState state;
   std::map<std::string, int64_t> earlier_skipped_samples;
   int64_t first_step = 0;
@@ -412,18 +417,31 @@ struct Trainer::Impl {
   }
 
   void evaluate() {
-    if (!evaluation) return;
+    if (!evaluation && !suite) return;
+    share_buffers();
+    if (evaluation) evaluate_zero_shot();
+    if (suite) evaluate_suite();
+    pace->evaluated();
+  }
+
+  void evaluate_zero_shot() {
     const auto start_time = Clock::now();
     EvaluationMetrics m;
     m.step = state.step;
     m.samples_seen = state.samples_seen;
     m.dataset = evaluation->name();
-    share_buffers();
     m.zero_shot = evaluation->run(model);
     m.seconds = seconds_since(start_time);
     if (metrics) metrics->write(m);
     if (hooks.on_evaluation) hooks.on_evaluation(m);
-    pace->evaluated();
+  }
+
+  void evaluate_suite() {
+    for (auto& result : suite->run()) {
+      const SuiteMetrics m{state.step, state.samples_seen, std::move(result)};
+      if (metrics) metrics->write(m);
+      if (hooks.on_suite_result) hooks.on_suite_result(m);
+    }
   }
 
   /// Without batch norm over ranks each has statistics of its own; rank 0's count, as they do in checkpoints.

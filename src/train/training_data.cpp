@@ -120,6 +120,7 @@ void require_inputs(const RunOptions& options, bool resumes) {
   if (options.data.train != "synthetic" && !is_cached) need_shards(options.data.train, missing);
   const auto& test = options.eval.zero_shot.data;
   if (!test.empty() && test != "synthetic") missing.need("eval.zero_shot.data", test);
+  if (!options.eval.suite.empty()) missing.need("eval.suite", options.eval.suite);
   missing.throw_if_any();
 }
 

@@ -21,7 +21,7 @@ ZeroShotEvaluation::ZeroShotEvaluation(const RunOptions& options, const image::P
   zero_shot_.canonicalize = options.eval.zero_shot.canonicalize;
 }
 
-eval::ZeroShotMetrics ZeroShotEvaluation::run(models::ClipModel& model) {
+eval::ClassificationMetrics ZeroShotEvaluation::run(models::ClipModel& model) {
   if (!model->visual->features_are_locked()) {
     features_.reset();
     return eval::evaluate_zero_shot(model, preprocess_, *tokenizer_, set_, zero_shot_, group_);

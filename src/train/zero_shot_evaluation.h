@@ -24,7 +24,7 @@ class ZeroShotEvaluation {
   const std::string& name() const { return set_.name; }
 
   /// To be called on all ranks.
-  eval::ZeroShotMetrics run(models::ClipModel& model);
+  eval::ClassificationMetrics run(models::ClipModel& model);
 
  private:
   eval::LabelledFeatures locked_features(models::ClipModel& model) const;

@@ -25,7 +25,7 @@ TEST(ZeroShotParityTest, EqualsOpenClipsClassifierAndAccuracies) {
 
   const auto scores = 100 * file.tensor("image_features").matmul(classifier.t());
   EXPECT_LE((scores - file.tensor("logits")).abs().max().item<float>(), 1e-4F);
-  ZeroShotMeter meter(classifier.size(0));
+  ClassificationMeter meter(classifier.size(0));
   meter.add(scores, file.tensor("target"));
   const auto metrics = meter.metrics();
   EXPECT_EQ(metrics.num_samples, file.tensor("target").size(0));

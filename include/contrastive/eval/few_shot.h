@@ -7,6 +7,8 @@
 
 #include "contrastive/core/export.h"
 #include "contrastive/data/classification_set.h"
+#include "contrastive/distributed/process_group.h"
+#include "contrastive/eval/image_pass.h"
 #include "contrastive/image/transform.h"
 #include "contrastive/models/clip_model.h"
 
@@ -49,9 +51,7 @@ struct FewShotOptions {
   std::vector<int64_t> shots = {1, 5, 10, 25};
   int64_t seeds = 3;  ///< draws: seeds 0, 1, ...
   double l2_reg = 1024;
-  int64_t batch_size = 256;
-  int64_t workers = 2;  ///< decoding threads
-  bool bf16 = false;
+  ImagePassOptions pass = {.stage = FeatureStage::tower};  ///< bad samples may be left out of the test only
 };
 
 /// What a number of shots gave. Accuracies lie in [0, 1].
@@ -63,12 +63,12 @@ struct FewShotMetrics {
 
 /// The accuracy on `test` of linear regressions on the image tower's features, before its projection, of a few samples
 /// a class of `train`; only these are encoded. Runs on the model's device, in eval mode; the model's mode is restored.
+/// Over several ranks each encodes its share. `skipped`, if there is one, gets what was left out of the test.
 /// Throws: DataError if the sets' classes differ or naming the sample that can't be read; ConfigError if an option is
 /// out of range. Source: Zhai et al. 2022 (LiT), figure 4; big_vision.
-CONTRASTIVE_API std::vector<FewShotMetrics> evaluate_few_shot(models::ClipModel& model,
-                                                              const image::PreprocessSpec& preprocess,
-                                                              const data::ClassificationSet& train,
-                                                              const data::ClassificationSet& test,
-                                                              const FewShotOptions& options);
+CONTRASTIVE_API std::vector<FewShotMetrics> evaluate_few_shot(
+    models::ClipModel& model, const image::PreprocessSpec& preprocess, const data::ClassificationSet& train,
+    const data::ClassificationSet& test, const FewShotOptions& options, const distributed::ProcessGroup& group = {},
+    SkippedSamples* skipped = nullptr);
 
 }  // namespace contrastive::eval

@@ -53,12 +53,26 @@ struct SkippedSamples {
 };
 
 /// Encodes samples [begin, end) of a source and hands over batch after batch, in eval mode; the model's mode is
-/// restored. Over several ranks each takes every W-th batch: the batches are those of a single rank, and a rank sees its
-/// own only. Images are decoded beside the computation where the model is on a GPU.
-/// Throws: DataError naming the sample if one can't be read and is not to be left out, or if none is left.
+/// restored. Over several ranks each takes every W-th batch: the batches are those of a single rank, and a rank sees
+/// its own only. Images are decoded beside the computation where the model is on a GPU. Throws: DataError naming the
+/// sample if one can't be read and is not to be left out, or if none is left.
 CONTRASTIVE_API SkippedSamples encode_images(models::ClipModel& model, const image::PreprocessSpec& preprocess,
                                              const data::SampleSource& source, int64_t begin, int64_t end,
                                              const ImagePassOptions& options, const distributed::ProcessGroup& group,
                                              const std::function<void(const FeatureBatch&)>& use);
+
+/// The features of many images, in the order of their source.
+struct CollectedFeatures {
+  torch::Tensor features;        ///< [n, W] or [n, E] fp32, in CPU memory
+  torch::Tensor labels;          ///< [n] int64
+  std::vector<int64_t> samples;  ///< [n] positions in the source; those that were left out are missing
+  SkippedSamples skipped;
+};
+
+/// The same pass, whose features every rank gets all of, with the bits of a single rank's.
+CONTRASTIVE_API CollectedFeatures collect_features(models::ClipModel& model, const image::PreprocessSpec& preprocess,
+                                                   const data::SampleSource& source, int64_t begin, int64_t end,
+                                                   const ImagePassOptions& options,
+                                                   const distributed::ProcessGroup& group = {});
 
 }  // namespace contrastive::eval

@@ -27,9 +27,10 @@ CONTRASTIVE_API LabelledFeatures tower_features(models::ImageTowerImpl& tower, c
 
 /// evaluate_zero_shot for images whose features are known: equal results where nothing before the projection has
 /// changed since. Every rank passes its own features.
-CONTRASTIVE_API ZeroShotMetrics evaluate_zero_shot(models::ClipModel& model, const LabelledFeatures& images,
-                                                   const text::Tokenizer& tokenizer, const data::ClassificationSet& set,
-                                                   const ZeroShotOptions& options,
-                                                   const distributed::ProcessGroup& group = {});
+CONTRASTIVE_API ClassificationMetrics evaluate_zero_shot(models::ClipModel& model, const LabelledFeatures& images,
+                                                         const text::Tokenizer& tokenizer,
+                                                         const data::ClassificationSet& set,
+                                                         const ZeroShotOptions& options,
+                                                         const distributed::ProcessGroup& group = {});
 
 }  // namespace contrastive::eval

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "contrastive/core/export.h"
+#include "contrastive/eval/evaluation_result.h"
 #include "contrastive/eval/zero_shot.h"
 
 namespace contrastive::train {
@@ -32,8 +33,15 @@ struct EvaluationMetrics {
   int64_t step = 0;
   int64_t samples_seen = 0;
   std::string dataset;
-  eval::ZeroShotMetrics zero_shot;
+  eval::ClassificationMetrics zero_shot;
   double seconds = 0;
+};
+
+/// One result of a run's suite.
+struct SuiteMetrics {
+  int64_t step = 0;
+  int64_t samples_seen = 0;
+  eval::EvaluationResult result;
 };
 
 /// Writes metrics.jsonl (one JSON object a line, step and evaluation objects alike) and the same as TensorBoard events.
@@ -49,6 +57,7 @@ class CONTRASTIVE_API MetricsWriter {
 
   void write(const StepMetrics& metrics);
   void write(const EvaluationMetrics& metrics);
+  void write(const SuiteMetrics& metrics);
 
  private:
   struct Impl;

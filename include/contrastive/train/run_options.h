@@ -269,12 +269,14 @@ struct EvaluationOptions {
   std::optional<int64_t> every_steps;
   std::optional<double> every_minutes;
   ZeroShotDataOptions zero_shot;
+  std::string suite;  ///< a file with further evaluations (see eval::load_suite); "": none
 
   template <typename Fields>
   void fields(Fields& f) {
     f("every_steps", every_steps, at_least(1));
     f("every_minutes", every_minutes, greater_than(0));
     f("zero_shot", zero_shot);
+    f("suite", suite);
   }
 };
 

@@ -31,6 +31,7 @@ struct RunSummary {
 struct TrainerHooks {
   std::function<void(const StepMetrics&)> on_step;  ///< after every step, on every rank, as is on_evaluation
   std::function<void(const EvaluationMetrics&)> on_evaluation;
+  std::function<void(const SuiteMetrics&)> on_suite_result;
   std::function<void(const std::string& folder)> on_checkpoint;  ///< when it is complete, on rank 0
   std::function<bool()> stop_requested;  ///< asked before every step; if any rank says yes, all save and stop
 };

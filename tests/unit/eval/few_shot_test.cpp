@@ -124,9 +124,9 @@ TEST_F(FewShotTest, GivesTheSameForAnyBatchSizeAndLearnsMoreThanChance) {
   tower->train();
   const auto train = synthetic(600), test = synthetic(200);
   const auto small =
-      evaluate_few_shot(tower, preprocess(), train, test, {.shots = {1, 10}, .seeds = 2, .batch_size = 7});
+      evaluate_few_shot(tower, preprocess(), train, test, {.shots = {1, 10}, .seeds = 2, .pass = {.batch_size = 7}});
   const auto large =
-      evaluate_few_shot(tower, preprocess(), train, test, {.shots = {1, 10}, .seeds = 2, .batch_size = 500});
+      evaluate_few_shot(tower, preprocess(), train, test, {.shots = {1, 10}, .seeds = 2, .pass = {.batch_size = 500}});
   EXPECT_TRUE(tower->is_training());
   ASSERT_EQ(small.size(), 2U);
   EXPECT_EQ(small[1].shots, 10);
