@@ -111,7 +111,7 @@ def compare(task, folder, name, given, scratch):
 def our_features(kind, folder, given, scratch):
     from safetensors.torch import load_file
 
-    output = scratch / f"{kind}.safetensors"
+    output = Path(tempfile.mkdtemp(dir=scratch)) / f"{kind}.safetensors"
     last = int((folder / "test/nshards.txt").read_text()) - 1
     shards = f"{folder}/test/{{0..{last}}}.tar"
     run([given.bin / "clip_embed", kind, shards, "--checkpoint", given.checkpoint, "--output", output, "--precision", given.precision])

@@ -11,7 +11,7 @@ struct LogisticArguments {
   std::string features;  ///< safetensors file with train_features, train_labels, test_features and test_labels
   double c = 0.316;
   double tolerance = 1e-4;
-  double objective_tolerance = 1e-6;
+  double objective_tolerance = 1e-7;
   bool sweep = false;  ///< times the whole linear probe with its binary sweep instead of one fit
   bool fp64 = false;
   int64_t repetitions = 3;

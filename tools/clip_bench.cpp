@@ -221,7 +221,9 @@ int main(int argc, char** argv) {
   return contrastive::tools::run_program(app, argc, argv, [&] {
     if (logistic_command->parsed()) {
       print(tools::bench_logistic(logistic));
-    } else if (loss_command->parsed()) {
+      return tools::kDone;
+    }
+    if (loss_command->parsed()) {
       print(tools::bench_loss(loss));
       return tools::kDone;
     }

@@ -1,8 +1,9 @@
 #include "data/labels_file.h"
 
 #include <algorithm>
+#include <charconv>
 #include <map>
-#include <numeric>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -53,48 +54,69 @@ std::string stem_of(const std::string& key) {
 }
 
 /// A file of labels and what its entries belong to.
-struct LabelsFile {
+class LabelsFile {
+ public:
+  LabelsFile(fs::path file, int64_t count) : path(std::move(file)), json(read_json_file(path)), num_labels(count) {}
+
   fs::path path;
   nlohmann::ordered_json json;
   int64_t num_labels;
 
   std::vector<int64_t> labels(const nlohmann::ordered_json& entry, const std::string& sample) const {
     std::vector<int64_t> labels;
-    const auto list = entry.is_array() ? entry : nlohmann::ordered_json::array({entry});
-    for (const auto& item : list) {
-      if (!item.is_number_integer()) {
-        throw_json_type(path, fmt::format("sample {}", sample), "class indices", item);
-      }
-      // A number above int64's range would turn negative below, and is refused as well.
-      const auto label = item.get<int64_t>();
-      if (label < 0 || label >= num_labels) {
-        throw DataError(fmt::format("[{}] sample {}: the label is {}, but there are {} class names: expected [0, {})",
-                                    path.string(), sample, label, num_labels, num_labels));
-      }
-      labels.push_back(label);
+    // Copies of deeply nested values would overflow the stack.
+    if (entry.is_array()) {
+      for (const auto& item : entry) labels.push_back(label(item, sample));
+    } else {
+      labels.push_back(label(entry, sample));
     }
     std::sort(labels.begin(), labels.end());
     labels.erase(std::unique(labels.begin(), labels.end()), labels.end());
     return labels;
   }
+
+ private:
+  int64_t label(const nlohmann::ordered_json& item, const std::string& sample) const {
+    if (!item.is_number_integer()) {
+      throw_json_type(path, fmt::format("sample {}", sample), "class indices", item);
+    }
+    // A number above int64's range turns negative, and is refused as well.
+    const auto label = item.get<int64_t>();
+    if (label >= 0 && label < num_labels) return label;
+    throw DataError(fmt::format("[{}] sample {}: the label is {}, but there are {} class names: expected [0, {})",
+                                path.string(), sample, label, num_labels, num_labels));
+  }
 };
 
+/// The number that a file name without extension ends in; nothing if there is none, or a huge one.
+std::optional<size_t> trailing_number(const std::string& stem) {
+  size_t number = 0;
+  const auto begin = stem.find_last_not_of("0123456789") + 1;
+  const auto [end, error] = std::from_chars(stem.data() + begin, stem.data() + stem.size(), number);
+  return error == std::errc() ? std::optional(number) : std::nullopt;
+}
+
+/// The samples' numbers tell their order: that of a data set may be another one, such as by class.
 std::vector<std::vector<int64_t>> labels_of_list(const LabelsFile& file, const std::vector<std::string>& keys) {
-  std::vector<std::string> stems;
-  for (const auto& key : keys) stems.push_back(stem_of(key));
-  std::vector<size_t> order(keys.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return stems[a] < stems[b]; });
   std::vector<std::vector<int64_t>> labels(keys.size());
-  for (size_t i = 0; i < order.size(); ++i) {
-    const auto sample = order[i];
-    if (i > 0 && stems[order[i - 1]] == stems[sample]) {
+  std::vector<const std::string*> sample_of(keys.size());
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const auto number = trailing_number(stem_of(keys[i]));
+    if (!number || *number < 1 || *number > keys.size()) {
       throw DataError(
-          fmt::format("[{}] the samples {} and {} have the same file name, so that a list has no order for "
-                      "them: use an object by key",
-                      file.path.string(), keys[order[i - 1]], keys[sample]));
+          fmt::format("[{}] is a list, but the sample {} doesn't end in a number from 1 to {} that would tell its place "
+                      "there: use an object by file name or key",
+                      file.path.string(), keys[i], keys.size()));
     }
-    labels[sample] = file.labels(file.json[i], keys[sample]);
+    const auto place = *number - 1;
+    if (sample_of[place]) {
+      throw DataError(
+          fmt::format("[{}] is a list, but the samples {} and {} end in the same number: use an object by "
+                      "file name or key",
+                      file.path.string(), *sample_of[place], keys[i]));
+    }
+    sample_of[place] = &keys[i];
+    labels[i] = file.labels(file.json[place], keys[i]);
   }
   return labels;
 }
@@ -103,6 +125,7 @@ std::vector<std::vector<int64_t>> labels_of_object(const LabelsFile& file, const
   // Ordered JSON objects look keys up one by one.
   std::map<std::string, const nlohmann::ordered_json*> entries;
   for (const auto& [key, value] : file.json.items()) entries[key] = &value;
+  std::map<const nlohmann::ordered_json*, std::string> taken;
   std::vector<std::vector<int64_t>> labels;
   for (const auto& key : keys) {
     const nlohmann::ordered_json* entry = nullptr;
@@ -111,6 +134,11 @@ std::vector<std::vector<int64_t>> labels_of_object(const LabelsFile& file, const
       if (!entry && found != entries.end()) entry = found->second;
     }
     if (!entry) throw DataError(fmt::format("[{}] has no labels for the sample {}", file.path.string(), key));
+    const auto [first, is_new] = taken.emplace(entry, key);
+    if (!is_new) {
+      throw DataError(fmt::format("[{}] the samples {} and {} have the same file name: use their keys",
+                                  file.path.string(), first->second, key));
+    }
     labels.push_back(file.labels(*entry, key));
   }
   return labels;
@@ -120,7 +148,7 @@ std::vector<std::vector<int64_t>> labels_of_object(const LabelsFile& file, const
 
 std::shared_ptr<const SampleSource> with_labels_file(std::shared_ptr<const SampleSource> source, const fs::path& path,
                                                      int64_t num_labels) {
-  const LabelsFile file{path, read_json_file(path), num_labels};
+  const LabelsFile file(path, num_labels);
   if (!file.json.is_array() && !file.json.is_object()) {
     throw_json_type(path, "the file", "a list of lists of class indices, or an object of such lists", file.json);
   }

@@ -52,15 +52,20 @@ std::vector<std::string> captions_of_json(std::string_view content, const std::s
   if (value == json.end() || value->is_null()) {
     throw MissingCaption(fmt::format("no caption: the .json member has no field \"{}\"", field));
   }
-  const auto list = value->is_array() ? *value : nlohmann::json::array({*value});
   std::vector<std::string> captions;
-  for (const auto& item : list) {
+  const auto add = [&](const nlohmann::json& item) {
     if (!item.is_string()) {
       throw DataError(
           fmt::format("the .json member's field \"{}\" should be a string or a list of strings, but is {}{}", field,
                       value->is_array() ? "a list with " : "", item.type_name()));
     }
     captions.emplace_back(strip(item.get_ref<const std::string&>()));
+  };
+  // Copies of deeply nested values would overflow the stack.
+  if (value->is_array()) {
+    for (const auto& item : *value) add(item);
+  } else {
+    add(*value);
   }
   return captions;
 }

@@ -10,7 +10,9 @@ namespace contrastive::eval {
 namespace {
 
 constexpr int64_t kMinClassSamples = 5;
-constexpr int64_t kMinClasses = 3;
+constexpr int64_t kMinClasses = 8;
+constexpr double kMinPlainShare = 0.8;
+constexpr int64_t kPlainPart = 4;  ///< a plain pair holds more than one in so many of its label's samples
 constexpr double kMinMatchedAccuracy = 0.3;
 constexpr double kMinGain = 3;
 constexpr double kMinGainOverChance = 2;
@@ -86,6 +88,18 @@ int64_t matched_by_chance(const ConfusionCounts& confusion) {
   return best;
 }
 
+/// Whether nearly every label is matched with the class that it is most often taken for, and often enough: weak
+/// classifiers, which send several labels to one class, look otherwise.
+bool is_plain(const Matching& matching, const ConfusionCounts& confusion, const std::map<int64_t, int64_t>& samples) {
+  std::map<int64_t, int64_t> most;
+  for (const auto& [pair, count] : confusion) most[pair.first] = std::max(most[pair.first], count);
+  int64_t plain = 0;
+  for (const auto& pair : matching.pairs) {
+    plain += pair.count == most.at(pair.label) && kPlainPart * pair.count > samples.at(pair.label) ? 1 : 0;
+  }
+  return static_cast<double>(plain) >= kMinPlainShare * static_cast<double>(samples.size());
+}
+
 std::vector<ClassMismatch> clearest(std::vector<ClassMismatch> pairs, const std::map<int64_t, int64_t>& samples) {
   std::erase_if(pairs, [](const auto& pair) { return pair.label == pair.predicted; });
   for (auto& pair : pairs) pair.samples = samples.at(pair.label);
@@ -108,6 +122,7 @@ std::optional<ClassOrderSuspicion> suspect_class_order(const ConfusionCounts& co
   const auto share = [&](int64_t part) { return static_cast<double>(part) / static_cast<double>(num_samples); };
   ClassOrderSuspicion result{share(hits), share(matching.matched), 0, {}};
   if (result.matched_accuracy < std::max(kMinMatchedAccuracy, kMinGain * result.accuracy)) return std::nullopt;
+  if (!is_plain(matching, counted, samples)) return std::nullopt;
   result.chance_accuracy = share(matched_by_chance(counted));
   if (result.matched_accuracy <
       std::max(kMinGainOverChance * result.chance_accuracy, result.chance_accuracy + kMinMarginOverChance)) {

@@ -6,6 +6,7 @@
 
 #include "contrastive/core/error.h"
 #include "contrastive/data/synthetic.h"
+#include "contrastive/data/webdataset_source.h"
 
 #include "eval/fingerprint.h"
 
@@ -62,6 +63,24 @@ std::string EvaluationData::fingerprint() const {
       text += fmt::format("{} {}\n", pairs->caption_image[i], pairs->captions[i]);
     }
   }
+  return digest_of(text);
+}
+
+std::string source_state(const data::SampleSource& source) {
+  auto text = source.fingerprint();
+  if (const auto* shards = dynamic_cast<const data::WebdatasetSource*>(&source)) {
+    const auto& index = shards->index();
+    for (int64_t i = 0; i < index.num_shards(); ++i) text += fmt::format(" {}", index.shard_mtime_ns(i));
+  }
+  return digest_of(text);
+}
+
+std::string EvaluationData::state() const {
+  auto text = fingerprint();
+  for (const auto* set : {&test, &train, &validation}) {
+    if (*set) text += source_state(*(*set)->source);
+  }
+  if (pairs) text += source_state(*pairs->source);
   return digest_of(text);
 }
 

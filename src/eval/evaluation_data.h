@@ -23,7 +23,14 @@ struct EvaluationData {
 
   /// SHA-256 over samples, labels' names and captions of all sets.
   std::string fingerprint() const;
+
+  /// The same with source_state of all sets.
+  std::string state() const;
 };
+
+/// SHA-256 over a source's fingerprint and the times its shards were changed at: for what is kept on one machine.
+/// Labels corrected in a shard leave its size as it was.
+std::string source_state(const data::SampleSource& source);
 
 /// Throws: ConfigError, DataError.
 EvaluationData open_evaluation_data(const EvaluationTask& task);

@@ -10,6 +10,8 @@
 #include "contrastive/core/file.h"
 #include "contrastive/core/version.h"
 
+#include "eval/json_text.h"
+
 namespace contrastive::eval {
 namespace {
 
@@ -131,7 +133,7 @@ std::string to_json(const EvaluationResult& result, const EvaluationSubject& sub
   document["library"] = "libcontrastive " + version();
   document["command"] = subject.command;
   document["key"] = result.key;
-  return document.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+  return detail::json_text(document, 2) + "\n";
 }
 
 EvaluationResult read_result(const std::filesystem::path& file) {

@@ -62,9 +62,9 @@ std::vector<std::string> Evaluator::result_names(const Prepared& prepared) {
 
 std::string Evaluator::key(const Prepared& prepared) {
   auto& context = impl_->context;
-  auto text = fmt::format("{}\n{}\n{}\n{}\nskip {}\n{}", version(), context.model_digest(), context.precision(),
-                          prepared.data.fingerprint(), context.options.skip_bad_samples,
-                          to_yaml(options_to_node(prepared.task)));
+  auto text =
+      fmt::format("{}\n{}\n{}\n{}\nskip {}\n{}", version(), context.model_digest(), context.precision(),
+                  prepared.data.state(), context.options.skip_bad_samples, to_yaml(options_to_node(prepared.task)));
   for (const auto& prompts : prepared.data.prompts) text += prompts.fingerprint() + "\n";
   return detail::digest_of(text);
 }

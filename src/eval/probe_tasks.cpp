@@ -14,6 +14,7 @@
 
 #include "eval/agree.h"
 #include "eval/evaluation_context.h"
+#include "eval/json_text.h"
 
 namespace contrastive::eval::detail {
 namespace {
@@ -47,7 +48,7 @@ LabelledFeatures features_of(EvaluationContext& context, const data::Classificat
   options.folder = std::filesystem::path(context.options.cache) / "features";
   options.num_samples = size;
   options.settings = {{"model", context.model_digest()},
-                      {"data", set.source->fingerprint()},
+                      {"data", source_state(*set.source)},
                       {"classes", std::to_string(set.class_names.size())},
                       {"stage", stage == FeatureStage::tower ? "tower" : "embedding"},
                       {"precision", context.precision()},
@@ -69,7 +70,7 @@ std::string curve_json(const LinearProbeResult& result) {
                                      {"iterations", point.iterations},
                                      {"converged", point.converged}});
   }
-  return details.dump();
+  return json_text(details);
 }
 
 void report_probe(const LinearProbeResult& probe, EvaluationResult& result) {
@@ -93,7 +94,7 @@ void report_few_shot(const std::vector<FewShotProbeMetrics>& all, EvaluationResu
       draws.push_back({{"lp_acc1", each.draws[i].top1_accuracy}, {"c", each.c[i]}});
     }
   }
-  result.details = details.dump();
+  result.details = json_text(details);
 }
 
 }  // namespace
@@ -160,7 +161,7 @@ std::vector<EvaluationResult> run_few_shot(EvaluationContext& context, const Eva
     details["by_seed"][std::to_string(each.shots)] = each.accuracies;
   }
   result.num_samples = data.test->source->size() - result.skipped.count;
-  result.details = details.dump();
+  result.details = json_text(details);
   return {std::move(result)};
 }
 

@@ -11,6 +11,7 @@
 #include "contrastive/models/precision.h"
 
 #include "eval/evaluation_context.h"
+#include "eval/json_text.h"
 
 namespace contrastive::eval::detail {
 namespace {
@@ -80,7 +81,7 @@ std::vector<EvaluationResult> run_retrieval(EvaluationContext& context, const Ev
   result.skipped = images.skipped;
   report_direction("image", metrics.image_retrieval, options, result);
   report_direction("text", metrics.text_retrieval, options, result);
-  result.origin["num_captions"] = std::to_string(captions.image_of.size(0));
+  result.details = json_text({{"num_captions", captions.image_of.size(0)}});
   return {std::move(result)};
 }
 

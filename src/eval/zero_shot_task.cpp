@@ -13,6 +13,7 @@
 #include "contrastive/eval/multi_label_meter.h"
 
 #include "eval/evaluation_context.h"
+#include "eval/json_text.h"
 #include "eval/stopwatch.h"
 
 namespace contrastive::eval::detail {
@@ -73,7 +74,7 @@ class ZeroShotScores {
                                       {"average_precision", json_of(each.average_precision)},
                                       {"average_precision_11_point", json_of(each.eleven_point)}});
     }
-    result.details = details.dump();
+    result.details = json_text(details);
   }
 
   void report_classes(EvaluationResult& result) const {
@@ -93,7 +94,7 @@ class ZeroShotScores {
     if (metrics.num_unlabelled > 0) details["num_unlabelled"] = metrics.num_unlabelled;
     if (task_.per_class) details["per_class"] = class_table();
     if (task_.confusion) details["confusion"] = confusion_list();
-    if (!details.empty()) result.details = details.dump();
+    if (!details.empty()) result.details = json_text(details);
     if (is_near_chance(metrics.top1_accuracy, num_classes(), metrics.num_samples)) {
       result.hints.push_back(fmt::format(
           "acc1 is near chance ({:.2f} % of {} classes): usual causes are weights run with another activation (--model "

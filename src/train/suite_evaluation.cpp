@@ -26,7 +26,11 @@ SuiteEvaluation::SuiteEvaluation(const RunOptions& options, models::ClipModel mo
     : suite_(eval::load_suite(options.eval.suite)),
       evaluator_(std::move(model), preprocess, std::move(tokenizer), evaluator_options(options), group),
       group_(group) {
-  for (const auto& task : suite_.tasks) evaluator_.prepare(task);
+  for (auto& task : suite_.tasks) {
+    evaluator_.prepare(task);
+    // A model that has hardly begun may confuse classes in any way.
+    if (task.task == "zero-shot") task.accept_class_order = true;
+  }
 }
 
 std::vector<eval::EvaluationResult> SuiteEvaluation::run() {

@@ -26,10 +26,11 @@ struct ClassOrderSuspicion {
 };
 
 /// Decides whether a low accuracy comes from names in another order: labels are matched one to one with predicted
-/// classes, greedily by count. It is suspicious if that gives at least 0.3 and three times the accuracy, and twice and
-/// 0.2 more than the same matching on labels that are dealt out anew (so neither few samples nor a classifier that
-/// favours some classes are suspicious). Classes with fewer than 5 samples don't count; at least 3 classes with most
-/// of the samples must be left.
+/// classes, greedily by count. It is suspicious if four in five labels are matched with the class that they are most
+/// often taken for (by more than a quarter of their samples), and if the matching gives at least 0.3 and three times
+/// the accuracy, and twice and 0.2 more than the same matching on labels that are dealt out anew (so neither few
+/// samples nor a classifier that favours some classes are suspicious). Classes with fewer than 5 samples don't count;
+/// at least 8 classes with most of the samples must be left.
 CONTRASTIVE_API std::optional<ClassOrderSuspicion> suspect_class_order(const ConfusionCounts& confusion);
 
 /// Whether an accuracy is at most three standard deviations of guessing above 1 / C. False where that says nothing:

@@ -34,8 +34,9 @@ struct LogisticRegressionOptions {
   /// The largest absolute element of the gradient of objective / (c N) at the end: scikit-learn's tol.
   double tolerance = 1e-4;
   /// How far the objective may be above its minimum, by estimate and relative to it. Unlike the gradient it doesn't
-  /// depend on the features' scale.
-  double objective_tolerance = 1e-6;
+  /// depend on the features' scale. The estimate is too low where c is so large that nearly every sample is certain:
+  /// the objective can fall further then, which changes hardly any prediction.
+  double objective_tolerance = 1e-7;
 };
 
 struct LogisticRegressionResult {

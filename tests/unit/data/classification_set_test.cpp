@@ -240,6 +240,12 @@ TEST_F(ClassificationSetTest, ReadsMultiLabelSets) {
 
 class LabelsFileTest : public ClassificationSetTest {
  protected:
+  void SetUp() override {
+    ClassificationSetTest::SetUp();
+    test::write_tar(root_ / "test/0.tar", {{"s1.jpg", "I"}, {"s1.cls", "1"}, {"s2.webp", "W"}, {"s2.cls", "0"}});
+    test::write_tar(root_ / "test/1.tar", {{"s3.png", "P"}, {"s3.cls", "1"}});
+  }
+
   ClassificationSet open(const std::string& json) const {
     test::write_file(root_ / "real.json", json);
     ClassificationSetOptions options;
@@ -260,20 +266,57 @@ TEST_F(LabelsFileTest, GivesSamplesListsOfLabels) {
   EXPECT_EQ(read(set, 2).labels, std::vector<int64_t>({1}));
   const auto fingerprint = set.source->fingerprint();
   EXPECT_NE(open("[[1, 0], [], 0]").source->fingerprint(), fingerprint);
-  set = open(R"({"s2": [0], "s0": 1, "s1": []})");
+  set = open(R"({"s3": [0], "s1": 1, "s2": []})");
   EXPECT_EQ(read(set, 0).labels, std::vector<int64_t>({1}));
   EXPECT_EQ(read(set, 2).labels, std::vector<int64_t>({0}));
 }
 
 TEST_F(LabelsFileTest, RefusesWhatDoesNotFit) {
   expect_mentions(message("[[0]]"), "real.json] has labels of 1 samples, but the set has 3 samples");
-  expect_mentions(message("[[0], [2], []]"), "real.json] sample s1: the label is 2, but there are 2 class names");
-  expect_mentions(message("[[0], [-1], []]"), "sample s1: the label is -1");
-  expect_mentions(message("[[0], [18446744073709551615], []]"), "sample s1: the label is -1");
-  expect_mentions(message("[[0], [0.5], []]"), "sample s1: expected class indices, but is number");
-  expect_mentions(message("[[0], null, []]"), "sample s1: expected class indices, but is null");
+  expect_mentions(message("[[0], [2], []]"), "real.json] sample s2: the label is 2, but there are 2 class names");
+  expect_mentions(message("[[0], [-1], []]"), "sample s2: the label is -1");
+  expect_mentions(message("[[0], [18446744073709551615], []]"), "sample s2: the label is -1");
+  expect_mentions(message("[[0], [0.5], []]"), "sample s2: expected class indices, but is number");
+  expect_mentions(message("[[0], null, []]"), "sample s2: expected class indices, but is null");
   expect_mentions(message("3"), "the file: expected a list of lists of class indices");
-  expect_mentions(message(R"({"s0": 0, "s1": 0, "x": 1})"), "has no labels for the sample s2");
+  expect_mentions(message(R"({"s1": 0, "s2": 0, "x": 1})"), "has no labels for the sample s3");
+}
+
+TEST_F(LabelsFileTest, SurvivesDeepNesting) {
+  const auto deep = std::string(200'000, '[') + std::string(200'000, ']');
+  expect_mentions(message("[[0], " + deep + ", []]"), "sample s2: expected class indices, but is array");
+  expect_mentions(message("[[0], {\"a\": " + deep + "}, []]"), "sample s2: expected class indices, but is object");
+}
+
+TEST_F(LabelsFileTest, TakesAListByTheSamplesNumbers) {
+  const auto shard = [&](const std::string& a, const std::string& b, const std::string& c) {
+    test::write_file(root_ / "test/nshards.txt", "1");
+    fs::remove(root_ / "test/1.tar");
+    test::write_tar(root_ / "test/0.tar", {{a + ".jpg", "I"}, {b + ".jpg", "I"}, {c + ".jpg", "I"}});
+  };
+  shard("val_00000003", "val_00000001", "val_00000002");
+  const auto set = open("[[0], [1], [0, 1]]");
+  EXPECT_EQ(read(set, 0).labels, std::vector<int64_t>({0, 1}));
+  EXPECT_EQ(read(set, 1).labels, std::vector<int64_t>({0}));
+  EXPECT_EQ(read(set, 2).labels, std::vector<int64_t>({1}));
+  shard("s0", "s1", "s2");
+  expect_mentions(message("[[0], [1], []]"),
+                  "real.json] is a list, but the sample s0 doesn't end in a number from 1 to 3 that would tell its place "
+                  "there: use an object by file name or key");
+  shard("1", "cat", "2");
+  expect_mentions(message("[[0], [1], []]"), "the sample cat doesn't end in a number from 1 to 3");
+  shard("1", "s99999999999999999999999", "2");
+  expect_mentions(message("[[0], [1], []]"), "99 doesn't end in a number from 1 to 3");
+  shard("a1", "b1", "c2");
+  expect_mentions(message("[[0], [1], []]"), "the samples a1 and b1 end in the same number");
+}
+
+TEST_F(LabelsFileTest, RefusesAnEntryForTwoSamples) {
+  test::write_file(root_ / "test/nshards.txt", "1");
+  fs::remove(root_ / "test/1.tar");
+  test::write_tar(root_ / "test/0.tar", {{"a/1.png", "I"}, {"b/1.png", "I"}});
+  expect_mentions(message(R"({"1": [0], "2": [1]})"), "real.json] the samples a/1 and b/1 have the same file name");
+  EXPECT_EQ(read(open(R"({"1": [0], "b/1": [1]})"), 1).labels, std::vector<int64_t>({1}));
 }
 
 class ClassFoldersTest : public ::testing::Test {
