@@ -190,7 +190,7 @@ std::vector<CaptionedImage> read_csv_captions(const fs::path& file, const Retrie
 
 std::vector<CaptionedImage> read_captions_file(const fs::path& file, const RetrievalSetOptions& options) {
   auto images =
-      file.extension() == ".json" ? read_json_captions(file, options.split) : read_csv_captions(file, options);
+      lower_extension(file) == ".json" ? read_json_captions(file, options.split) : read_csv_captions(file, options);
   if (images.empty()) throw DataError(fmt::format("[{}] holds no image with captions", file.string()));
   for (const auto& image : images) {
     if (image.captions.empty()) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <utility>
 
 #include <fmt/format.h>
@@ -10,19 +11,33 @@
 #include "contrastive/core/error.h"
 
 #include "data/data_file.h"
+#include "data/sample_members.h"
 
 namespace contrastive::data::detail {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kSplits[] = {"train", "test", "val", "valid", "validation"};
+constexpr std::string_view kSplits[] = {"train", "training",   "test", "testing", "val",
+                                        "valid", "validation", "eval", "dev",     "trainval"};
+constexpr std::string_view kImages[] = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"};
+/// Images as well, which would be missing from the result if they were passed over.
+constexpr std::string_view kOtherImages[] = {".tif",  ".tiff", ".ppm",  ".pgm", ".pbm", ".pnm",
+                                             ".avif", ".heic", ".heif", ".jxl", ".jp2", ".jfif"};
 
-bool is_image_name(const fs::path& file) {
-  auto extension = file.extension().string();
-  for (auto& c : extension) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
-  constexpr std::string_view kExtensions[] = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"};
-  return std::find(std::begin(kExtensions), std::end(kExtensions), extension) != std::end(kExtensions);
+template <size_t N>
+bool contains(const std::string_view (&list)[N], const std::string& text) {
+  return std::find(std::begin(list), std::end(list), text) != std::end(list);
+}
+
+/// Bytes that aren't printable ASCII as \xNN.
+std::string escaped(const std::string& text) {
+  std::string result;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    result += byte >= 0x20 && byte < 0x7F ? std::string(1, c) : fmt::format("\\x{:02x}", byte);
+  }
+  return result;
 }
 
 /// The entries that are not hidden. Throws: DataError if the folder can't be read.
@@ -43,6 +58,7 @@ class Walk {
 
   /// As (folder, file name), both relative to the root.
   std::vector<std::pair<std::string, std::string>> found;
+  std::vector<std::pair<std::string, std::string>> others;  ///< that can't be decoded
 
   void visit(const std::string& folder) {
     const auto path = root_ / folder;
@@ -54,11 +70,14 @@ class Walk {
     ancestors_.push_back(real);
     for (const auto& entry : entries_of(path)) {
       const auto name = entry.path().filename().string();
-      if (is_folder(entry.path())) {
+      // The entry knows its type from the listing; another question to the file system would take most of the time.
+      if (entry.is_directory(error)) {
         visit(folder.empty() ? name : folder + "/" + name);
-      } else if (is_image_name(entry.path()) && is_file(entry.path())) {
-        found.emplace_back(folder, name);
+        continue;
       }
+      const auto extension = lower_extension(entry.path());
+      if (contains(kImages, extension) && entry.is_regular_file(error)) found.emplace_back(folder, name);
+      if (contains(kOtherImages, extension) && entry.is_regular_file(error)) others.emplace_back(folder, name);
     }
     ancestors_.pop_back();
   }
@@ -67,6 +86,10 @@ class Walk {
   fs::path root_;
   std::vector<fs::path> ancestors_;
 };
+
+std::string joined(const std::pair<std::string, std::string>& file) {
+  return file.first.empty() ? file.second : file.first + "/" + file.second;
+}
 
 /// A name that is another folder's, but not its own's, tells that the file has another order.
 void check_order(const std::vector<std::string>& folders, const ClassList& list) {
@@ -105,9 +128,22 @@ std::vector<std::string> match_by_id(const fs::path& root, const std::vector<std
   return set.class_ids;
 }
 
-std::vector<std::string> match_classes(const fs::path& root, const std::vector<std::string>& folders,
-                                       const ClassList& list, ClassificationSet& set) {
-  if (!list.ids.empty()) return match_by_id(root, folders, list, set);
+bool are_numbers(const std::vector<std::string>& folders) {
+  return std::all_of(folders.begin(), folders.end(),
+                     [](const std::string& folder) { return whole_number(folder).has_value(); });
+}
+
+std::vector<std::string> match_classes(const fs::path& root, std::vector<std::string> folders, const ClassList& list,
+                                       ClassificationSet& set) {
+  const std::set<std::string> ids(list.ids.begin(), list.ids.end());
+  const bool are_indices =
+      are_numbers(folders) &&
+      std::none_of(folders.begin(), folders.end(), [&](const auto& folder) { return ids.contains(folder); });
+  if (!list.ids.empty() && !are_indices) return match_by_id(root, folders, list, set);
+  if (are_indices && !list.names.empty()) {
+    std::sort(folders.begin(), folders.end(),
+              [](const auto& a, const auto& b) { return *whole_number(a) < *whole_number(b); });
+  }
   set.class_ids = folders;
   set.class_names = list.names.empty() ? folders : list.names;
   if (set.class_names.size() != folders.size()) {
@@ -125,10 +161,20 @@ std::vector<std::string> match_classes(const fs::path& root, const std::vector<s
 std::vector<std::string> subfolders(const fs::path& folder) {
   std::vector<std::string> names;
   for (const auto& entry : entries_of(folder)) {
-    if (is_folder(entry.path())) names.push_back(entry.path().filename().string());
+    std::error_code error;
+    if (!entry.is_directory(error)) continue;
+    names.push_back(entry.path().filename().string());
+    if (first_invalid_utf8(names.back())) {
+      throw DataError(
+          fmt::format("[{}] the name of the folder \"{}\" is not UTF-8", folder.string(), escaped(names.back())));
+    }
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+bool is_split_name(const std::string& folder) {
+  return contains(kSplits, lower(folder));
 }
 
 fs::path find_class_root(const fs::path& data, const std::string& split) {
@@ -136,8 +182,7 @@ fs::path find_class_root(const fs::path& data, const std::string& split) {
   const auto folders = subfolders(data);
   std::vector<std::string> splits;
   for (const auto& folder : folders) {
-    const bool is_split = std::find(std::begin(kSplits), std::end(kSplits), folder) != std::end(kSplits);
-    if (is_split && folder != split && !subfolders(data / folder).empty()) splits.push_back(folder);
+    if (is_split_name(folder) && folder != split && !subfolders(data / folder).empty()) splits.push_back(folder);
   }
   if (!splits.empty()) {
     throw DataError(
@@ -149,9 +194,14 @@ fs::path find_class_root(const fs::path& data, const std::string& split) {
 std::vector<std::string> find_images(const fs::path& root, const std::string& folder) {
   Walk walk(root);
   walk.visit(folder);
+  if (!walk.others.empty()) {
+    throw DataError(fmt::format("[{}] the image {} is of a format that can't be decoded: expected {}", root.string(),
+                                joined(*std::min_element(walk.others.begin(), walk.others.end())),
+                                fmt::join(kImages, ", ")));
+  }
   std::sort(walk.found.begin(), walk.found.end());
   std::vector<std::string> paths;
-  for (const auto& [parent, name] : walk.found) paths.push_back(parent.empty() ? name : parent + "/" + name);
+  for (const auto& file : walk.found) paths.push_back(joined(file));
   return paths;
 }
 
@@ -162,8 +212,8 @@ std::vector<ListedImage> list_class_folders(const fs::path& root, const std::vec
   for (size_t i = 0; i < ordered.size(); ++i) {
     const auto paths = find_images(root, ordered[i]);
     if (paths.empty()) {
-      throw DataError(fmt::format("[{}] the class folder {} holds no image (.jpg, .jpeg, .png, .webp, .gif, .bmp)",
-                                  root.string(), ordered[i]));
+      throw DataError(fmt::format("[{}] the class folder {} holds no image ({})", root.string(), ordered[i],
+                                  fmt::join(kImages, ", ")));
     }
     for (const auto& path : paths) images.push_back({path, static_cast<int64_t>(i), {}});
   }

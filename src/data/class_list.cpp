@@ -54,16 +54,28 @@ std::vector<std::string> read_ids(const fs::path& file) {
   return ids;
 }
 
+/// The id that a line begins with, or "". Names begin with words that are folders too, so that only a tab ends an id
+/// that isn't one of WordNet: with the folders benign and malignant, "benign tumor" is a name.
+std::string leading_id(const std::string& line, const std::set<std::string>& known) {
+  const auto tab = line.find('\t');
+  if (tab != std::string::npos) {
+    const auto id = std::string(strip(line.substr(0, tab)));
+    if (known.contains(id)) return id;
+  }
+  const auto word = first_word(line);
+  return is_wordnet_id(word) && word.size() < line.size() ? word : std::string();
+}
+
 /// Takes the ids off the lines if every line begins with one.
 void split_off_ids(ClassList& list, const std::vector<std::string>& known_ids) {
   const std::set<std::string> known(known_ids.begin(), known_ids.end());
   std::set<std::string> seen;
   for (const auto& line : list.names) {
-    const auto id = first_word(line);
-    if (id.size() == line.size() || (!is_wordnet_id(id) && !known.contains(id)) || !seen.insert(id).second) return;
+    const auto id = leading_id(line, known);
+    if (id.empty() || !seen.insert(id).second) return;
   }
   for (auto& line : list.names) {
-    const auto id = first_word(line);
+    const auto id = leading_id(line, known);
     const auto rest = std::string_view(line).substr(id.size());
     auto name = std::string(strip(rest.substr(0, rest.find(','))));
     if (name.empty()) {
@@ -74,13 +86,21 @@ void split_off_ids(ClassList& list, const std::vector<std::string>& known_ids) {
   }
 }
 
-const std::string& json_string(const ClassList& list, const std::string& key, const nlohmann::ordered_json& value) {
-  if (!value.is_string()) throw_json_type(list.file, fmt::format("key \"{}\"", key), "a class name", value);
-  const auto& text = value.get_ref<const std::string&>();
-  if (strip(text).empty()) {
-    throw DataError(fmt::format("[{}] key \"{}\": the class name is empty", list.file.string(), key));
-  }
-  return text;
+/// Stripped. `where`: the place in the file.
+std::string json_string(const ClassList& list, const std::string& where, const nlohmann::ordered_json& value) {
+  if (!value.is_string()) throw_json_type(list.file, where, "a class name", value);
+  const auto text = strip(value.get_ref<const std::string&>());
+  if (text.empty()) throw DataError(fmt::format("[{}] {}: the class name is empty", list.file.string(), where));
+  return std::string(text);
+}
+
+std::string place_of_key(const std::string& key) {
+  return fmt::format("key \"{}\"", key);
+}
+
+[[noreturn]] void throw_wrong_number(const ClassList& list, const std::string& key, size_t count) {
+  throw DataError(
+      fmt::format("[{}] key \"{}\": expected the numbers 0 to {}, each once", list.file.string(), key, count - 1));
 }
 
 /// {"0": ["n01440764", "tench"], ...}
@@ -91,24 +111,55 @@ void read_index_object(const nlohmann::ordered_json& json, ClassList& list) {
     size_t index = 0;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), index);
     if (error != std::errc() || end != key.data() + key.size() || index >= json.size() || !list.names[index].empty()) {
-      throw DataError(fmt::format("[{}] key \"{}\": expected the numbers 0 to {}, each once", list.file.string(), key,
-                                  json.size() - 1));
+      throw_wrong_number(list, key, json.size());
     }
     if (!value.is_array() || value.size() != 2) {
-      throw_json_type(list.file, fmt::format("key \"{}\"", key), "a list of an id and a name", value);
+      throw_json_type(list.file, place_of_key(key), "a list of an id and a name", value);
     }
-    list.ids[index] = json_string(list, key, value[0]);
-    list.names[index] = strip(json_string(list, key, value[1]));
+    list.ids[index] = json_string(list, place_of_key(key), value[0]);
+    list.names[index] = json_string(list, place_of_key(key), value[1]);
+    // Keras' and torchvision's files write "great_white_shark".
+    std::replace(list.names[index].begin(), list.names[index].end(), '_', ' ');
   }
 }
 
-void read_json_names(ClassList& list) {
+/// {"0": "tench", ...}: the keys are indices, or ids if the class folders have these names.
+void read_numbered_object(const nlohmann::ordered_json& json, const std::vector<std::string>& known_ids,
+                          ClassList& list) {
+  std::map<size_t, std::string> sorted;
+  for (const auto& [key, value] : json.items()) {
+    sorted[*whole_number(key)] = json_string(list, place_of_key(key), value);
+  }
+  const auto is_key = [&](const std::string& id) {
+    const auto number = whole_number(id);
+    return number && sorted.contains(*number);
+  };
+  const bool are_ids = !known_ids.empty() && std::all_of(known_ids.begin(), known_ids.end(), is_key);
+  const auto last = sorted.rbegin()->first;
+  if (!are_ids && last != sorted.size() - 1) throw_wrong_number(list, std::to_string(last), sorted.size());
+  for (auto& [number, name] : sorted) {
+    if (are_ids) list.ids.push_back(std::to_string(number));
+    list.names.push_back(std::move(name));
+  }
+}
+
+void read_json_names(ClassList& list, const std::vector<std::string>& known_ids) {
   const auto json = read_json_file(list.file);
-  if (!json.is_object()) throw_json_type(list.file, "the file", "an object of class names", json);
+  if (!json.is_structured()) throw_json_type(list.file, "the file", "an object or a list of class names", json);
   if (json.empty()) throw DataError(fmt::format("[{}] holds no class name", list.file.string()));
+  if (json.is_array()) {
+    for (const auto& value : json) {
+      list.names.push_back(json_string(list, fmt::format("name {}", list.names.size() + 1), value));
+    }
+    return;
+  }
   if (json.front().is_array()) return read_index_object(json, list);
+  const auto items = json.items();
+  if (std::all_of(items.begin(), items.end(), [](const auto& item) { return whole_number(item.key()).has_value(); })) {
+    return read_numbered_object(json, known_ids, list);
+  }
   std::map<std::string, std::string> sorted;
-  for (const auto& [key, value] : json.items()) sorted[key] = strip(json_string(list, key, value));
+  for (const auto& [key, value] : json.items()) sorted[key] = json_string(list, place_of_key(key), value);
   for (auto& [id, name] : sorted) {
     list.ids.push_back(id);
     list.names.push_back(std::move(name));
@@ -116,13 +167,13 @@ void read_json_names(ClassList& list) {
 }
 
 bool is_json(const fs::path& file) {
-  if (file.extension() == ".json") return true;
+  if (lower_extension(file) == ".json") return true;
   const auto content = read_utf8_file(file);
   return strip(content).starts_with('{');
 }
 
 void read_names(ClassList& list, const std::vector<std::string>& known_ids) {
-  if (is_json(list.file)) return read_json_names(list);
+  if (is_json(list.file)) return read_json_names(list, known_ids);
   list.names = read_list(list.file, "class name");
   split_off_ids(list, known_ids);
 }
@@ -198,6 +249,13 @@ std::optional<fs::path> find_file(const std::vector<fs::path>& folders, const ch
     if (fs::exists(folder / name, error)) return folder / name;
   }
   return std::nullopt;
+}
+
+std::optional<size_t> whole_number(std::string_view text) {
+  size_t number = 0;
+  if (text.size() > 1 && text[0] == '0') return std::nullopt;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return error == std::errc() && end == text.data() + text.size() ? std::optional(number) : std::nullopt;
 }
 
 std::string comparable_name(std::string_view name) {

@@ -27,6 +27,9 @@ std::vector<std::string> find_templates(const std::vector<std::filesystem::path>
 /// The file of that name in the first folder that has one.
 std::optional<std::filesystem::path> find_file(const std::vector<std::filesystem::path>& folders, const char* name);
 
+/// A number in decimal digits without leading zeros, or nothing.
+std::optional<size_t> whole_number(std::string_view text);
+
 /// Lower-case ASCII letters, '_' as a space, stripped: names that differ in writing only are equal.
 std::string comparable_name(std::string_view name);
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <utility>
@@ -90,12 +91,25 @@ std::vector<ListedImage> list_unlabelled(const fs::path& root) {
       data.string(), split, split));
 }
 
+bool is_flat_folder(const fs::path& folder) {
+  return detail::is_folder(folder) && detail::subfolders(folder).empty();
+}
+
+/// Also of "." and "pets/".
+fs::path parent_of(const fs::path& folder) {
+  auto normal = fs::absolute(folder).lexically_normal();
+  if (!normal.has_filename()) normal = normal.parent_path();
+  return normal.parent_path();
+}
+
 ClassificationSet open_folders(const fs::path& data, const ClassificationSetOptions& options) {
-  const auto root = detail::find_class_root(data, options.split);
+  const bool is_flat = !options.labels.empty() && !options.split.empty() && is_flat_folder(data / options.split);
+  const auto root = is_flat ? data / options.split : detail::find_class_root(data, options.split);
   const auto folders = detail::subfolders(root);
   ClassificationSet set;
   set.name = detail::last_part(data);
-  const std::vector<fs::path> places{root, data};
+  std::vector<fs::path> places{root, data};
+  if (!options.labels.empty() || detail::is_split_name(set.name)) places.push_back(parent_of(data));
   set.templates = detail::find_templates(places);
   auto list = detail::read_class_list(options, places, folders);
   std::vector<ListedImage> images;
@@ -106,13 +120,10 @@ ClassificationSet open_folders(const fs::path& data, const ClassificationSetOpti
     // The indices of the file are those of all classes, also of those without a folder.
     take_classes(std::move(list), set);
     if (set.class_names.empty()) set.class_names = set.class_ids = folders;
-    const auto flat = folders.empty() && detail::is_folder(data / options.split) ? data / options.split : root;
-    images = list_unlabelled(flat);
-    set.source = std::make_shared<ImageListSource>(flat, std::move(images));
-    if (set.class_names.empty()) throw no_names(root);
-    return set;
+    images = list_unlabelled(root);
   }
   set.source = std::make_shared<ImageListSource>(root, std::move(images));
+  if (set.class_names.empty()) throw no_names(root);
   return set;
 }
 
@@ -120,6 +131,13 @@ std::optional<int64_t> integer(const std::string& text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   return error == std::errc() && end == text.data() + text.size() ? std::optional(value) : std::nullopt;
+}
+
+bool is_number(const std::string& text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  // "nan" and "infinity" are words.
+  return error == std::errc() && end == text.data() + text.size() && std::isfinite(value);
 }
 
 /// Finds the class that a label of a CSV file means.
@@ -166,6 +184,12 @@ std::vector<std::string> distinct_labels(const fs::path& file, const std::vector
       throw DataError(
           fmt::format("[{}] line {}: the label is the index {}, but there are no class names: class_names "
                       "should name a file",
+                      file.string(), row.line, label));
+    }
+    if (is_number(label)) {
+      throw DataError(
+          fmt::format("[{}] line {}: the label is the number {}, but expected a class's name, or an index "
+                      "and class_names",
                       file.string(), row.line, label));
     }
     names.push_back(label);

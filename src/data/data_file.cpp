@@ -44,6 +44,15 @@ std::string last_part(const fs::path& path) {
   return normal.filename().string();
 }
 
+std::string lower(std::string text) {
+  for (auto& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+  return text;
+}
+
+std::string lower_extension(const fs::path& file) {
+  return lower(file.extension().string());
+}
+
 bool is_folder(const fs::path& path) {
   std::error_code error;
   return fs::is_directory(path, error);

@@ -16,6 +16,12 @@ std::vector<std::string> read_list(const std::filesystem::path& file, const char
 /// A path's last part, also of "pets/" and ".".
 std::string last_part(const std::filesystem::path& path);
 
+/// A file name's extension with ASCII letters in lower case: ".json".
+std::string lower_extension(const std::filesystem::path& file);
+
+/// The text with letters of ASCII in lower case.
+std::string lower(std::string text);
+
 /// As is_directory() and is_regular_file(), false where nothing can be found out.
 bool is_folder(const std::filesystem::path& path);
 bool is_file(const std::filesystem::path& path);

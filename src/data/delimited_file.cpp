@@ -19,17 +19,31 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kMaxFileBytes = int64_t{2} << 30;
 
-char separator_of(const fs::path& file, const std::string& option) {
+char separator_of(const fs::path& file, std::string_view content, const std::string& option) {
   if (option == "tab" || option == "\\t") return '\t';
   if (option.size() == 1 && option[0] != '"' && option[0] != '\n' && option[0] != '\r') return option[0];
   if (!option.empty()) {
     throw ConfigError(fmt::format("separator: expected one character or tab, but is \"{}\"", option));
   }
-  auto extension = file.extension().string();
-  std::transform(extension.begin(), extension.end(), extension.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  return extension == ".tsv" ? '\t' : ',';
+  if (lower_extension(file) == ".tsv") return '\t';
+  // open_clip writes .csv files with tabs.
+  const auto header = content.substr(0, content.find('\n'));
+  for (const char candidate : {',', '\t', '|', ';'}) {
+    if (header.find(candidate) != std::string_view::npos) return candidate;
+  }
+  return ',';
 }
+
+bool is_image_name(const fs::path& file) {
+  constexpr std::string_view kExtensions[] = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp"};
+  return std::find(std::begin(kExtensions), std::end(kExtensions), lower_extension(file)) != std::end(kExtensions);
+}
+
+/// Columns of a file whose last one may hold the separator.
+struct OpenEnd {
+  size_t last = 0;
+  size_t image = 0;  ///< where other lines have the name of an image
+};
 
 /// Reads the text record by record.
 class RecordReader {
@@ -37,9 +51,9 @@ class RecordReader {
   RecordReader(const fs::path& file, std::string_view text, char separator)
       : file_(file), text_(text), separator_(separator) {}
 
-  /// The next record that is not an empty line, or nothing. Value number `last` takes the rest of its line if it is
-  /// not well quoted.
-  std::optional<std::vector<std::string>> next(std::optional<size_t> last = std::nullopt) {
+  /// The next record that is not an empty line, or nothing. The last value of an open end takes the rest
+  /// of its line if it is not well quoted.
+  std::optional<std::vector<std::string>> next(const std::optional<OpenEnd>& end = std::nullopt) {
     while (at_ < text_.size() && (text_[at_] == '\n' || text_[at_] == '\r')) {
       line_ += text_[at_] == '\n';
       ++at_;
@@ -48,7 +62,7 @@ class RecordReader {
     record_line_ = line_;
     std::vector<std::string> values;
     do {
-      values.push_back(value(last && values.size() == *last));
+      values.push_back(value(end && values.size() == end->last ? &*end : nullptr));
     } while (take_separator());
     take_line_end();
     return values;
@@ -72,34 +86,50 @@ class RecordReader {
     ++line_;
   }
 
-  std::string value(bool is_open) {
-    if (at_ < text_.size() && text_[at_] == '"') {
-      const auto begin = at_;
-      const auto line = line_;
-      if (auto quoted = quoted_value(is_open)) return std::move(*quoted);
-      at_ = begin;
-      line_ = line;
-    }
+  /// `open`: nothing unless the value is the last one of an open end.
+  std::string value(const OpenEnd* open) {
     const auto begin = at_;
-    while (!at_end(at_) && (is_open || text_[at_] != separator_)) ++at_;
+    const auto line = line_;
+    skip_blanks();
+    if (at_ < text_.size() && text_[at_] == '"') {
+      if (auto quoted = quoted_value(open, /*is_strict=*/!open && at_ == begin)) return std::move(*quoted);
+    }
+    at_ = begin;
+    line_ = line;
+    while (!at_end(at_) && (open || text_[at_] != separator_)) ++at_;
     return std::string(strip(text_.substr(begin, at_ - begin)));
   }
 
-  /// Nothing if it is not well quoted and may be read as plain text.
-  std::optional<std::string> quoted_value(bool is_open) {
+  void skip_blanks() {
+    while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\t') && text_[at_] != separator_) ++at_;
+  }
+
+  /// Whether the line at that place has an image's name where it belongs.
+  bool is_row(size_t at, size_t image) const {
+    auto line = text_.substr(at, text_.find('\n', at) - at);
+    for (size_t i = 0; i < image; ++i) line.remove_prefix(std::min(line.find(separator_), line.size() - 1) + 1);
+    const auto end = line.find(separator_);
+    auto name = strip(line.substr(0, end));
+    if (name.size() > 1 && name.starts_with('"') && name.ends_with('"')) name = name.substr(1, name.size() - 2);
+    return end != std::string_view::npos && is_image_name(name);
+  }
+
+  /// Nothing if it is not well quoted, which is an error if `is_strict`.
+  std::optional<std::string> quoted_value(const OpenEnd* open, bool is_strict) {
     std::string value;
     for (++at_; at_ < text_.size(); ++at_) {
       if (text_[at_] == '"') {
         if (at_ + 1 >= text_.size() || text_[at_ + 1] != '"') break;
         ++at_;
       }
+      if (open && text_[at_] == '\n' && is_row(at_ + 1, open->image)) return std::nullopt;
       line_ += text_[at_] == '\n';
       value += text_[at_];
     }
     const bool is_closed = at_ < text_.size();
     if (is_closed) ++at_;
-    if (is_closed && (at_end(at_) || (!is_open && text_[at_] == separator_))) return std::string(strip(value));
-    if (is_open) return std::nullopt;
+    if (is_closed && (at_end(at_) || (!open && text_[at_] == separator_))) return std::string(strip(value));
+    if (!is_strict) return std::nullopt;
     throw DataError(fmt::format("[{}] line {}: {}", file_.string(), record_line_,
                                 is_closed ? "text follows a closing quote" : "a quote is not closed"));
   }
@@ -138,16 +168,16 @@ std::optional<size_t> find_column(const fs::path& file, const std::vector<std::s
 std::vector<DelimitedRow> read_delimited_file(const fs::path& file, const std::string& separator,
                                               const std::vector<WantedColumn>& columns, bool open_end) {
   const auto content = read_utf8_file(file, kMaxFileBytes);
-  RecordReader reader(file, content, separator_of(file, separator));
+  RecordReader reader(file, content, separator_of(file, content, separator));
   const auto header = reader.next();
   if (!header) throw DataError(fmt::format("[{}] is empty; expected a header line", file.string()));
   std::vector<std::optional<size_t>> places;
   for (const auto& column : columns) places.push_back(find_column(file, *header, column));
-  std::optional<size_t> open_column;
-  if (open_end && places.back() == header->size() - 1) open_column = places.back();
+  std::optional<OpenEnd> end;
+  if (open_end && places.back() == header->size() - 1) end = OpenEnd{*places.back(), places.front().value_or(0)};
 
   std::vector<DelimitedRow> rows;
-  while (auto values = reader.next(open_column)) {
+  while (auto values = reader.next(end)) {
     if (values->size() != header->size()) {
       throw DataError(fmt::format("[{}] line {}: expected {} values as in the header, but found {}", file.string(),
                                   reader.record_line(), header->size(), values->size()));

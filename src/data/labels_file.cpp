@@ -103,10 +103,10 @@ std::vector<std::vector<int64_t>> labels_of_list(const LabelsFile& file, const s
   for (size_t i = 0; i < keys.size(); ++i) {
     const auto number = trailing_number(stem_of(keys[i]));
     if (!number || *number < 1 || *number > keys.size()) {
-      throw DataError(
-          fmt::format("[{}] is a list, but the sample {} doesn't end in a number from 1 to {} that would tell its place "
-                      "there: use an object by file name or key",
-                      file.path.string(), keys[i], keys.size()));
+      throw DataError(fmt::format(
+          "[{}] is a list, but the sample {} doesn't end in a number from 1 to {} that would tell its place "
+          "there: use an object by file name or key",
+          file.path.string(), keys[i], keys.size()));
     }
     const auto place = *number - 1;
     if (sample_of[place]) {

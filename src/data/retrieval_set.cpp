@@ -1,5 +1,6 @@
 #include "contrastive/data/retrieval_set.h"
 
+#include <unordered_map>
 #include <utility>
 
 #include <fmt/format.h>
@@ -79,9 +80,14 @@ RetrievalSet open_files(const fs::path& file, const fs::path& root, const Retrie
   RetrievalSet set;
   set.name = file.stem().string();
   std::vector<ListedImage> list;
+  std::unordered_map<std::string, std::string> place_of;
   for (auto& image : images) {
     add_captions(std::move(image.captions), static_cast<int64_t>(list.size()), options.captions_per_image, set);
     list.push_back({choose_path(root, image), -1, {}});
+    const auto [first, is_new] = place_of.emplace(list.back().path, image.paths.front());
+    if (is_new || first->second == image.paths.front()) continue;
+    throw DataError(fmt::format("[{}] the images {} and {} are both found as {} in [{}]: expected a file each",
+                                file.string(), first->second, image.paths.front(), first->first, root.string()));
   }
   set.source = std::make_shared<ImageListSource>(root, std::move(list));
   return set;

@@ -34,9 +34,21 @@ std::vector<fs::path> tar_files(const fs::path& folder) {
 bool has_folders(const fs::path& folder) {
   std::error_code error;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    if (is_folder(entry->path())) return true;
+    if (entry->is_directory(error)) return true;
   }
   return false;
+}
+
+/// Whether there is a file at all, and none but archives.
+bool holds_archives_only(const fs::path& folder) {
+  std::error_code error;
+  bool holds_any = false;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    if (entry->path().filename().string().starts_with('.')) continue;
+    if (entry->path().extension() != ".tar") return false;
+    holds_any = true;
+  }
+  return holds_any;
 }
 
 bool has_shards(const fs::path& folder) {
@@ -46,11 +58,18 @@ bool has_shards(const fs::path& folder) {
   return !tar_files(folder).empty() && !has_folders(folder);
 }
 
+/// Stricter than has_shards(), as nobody named the folder: one of images with an archive in it is no split of shards.
+bool is_shard_split(const fs::path& folder) {
+  std::error_code error;
+  return fs::exists(folder / "nshards.txt", error) || fs::exists(folder / "0.tar", error) ||
+         holds_archives_only(folder);
+}
+
 std::vector<std::string> splits_in(const fs::path& folder) {
   std::vector<std::string> names;
   std::error_code error;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
-    if (is_folder(entry->path()) && has_shards(entry->path())) names.push_back(entry->path().filename().string());
+    if (entry->is_directory(error) && is_shard_split(entry->path())) names.push_back(entry->path().filename().string());
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -76,6 +95,9 @@ std::optional<ShardFolder> find_shard_folder(const fs::path& given, const std::s
   if (!is_folder(folder)) return std::nullopt;
   if (has_shards(folder)) return ShardFolder{folder.parent_path(), folder};
   if (!split.empty() && has_shards(folder / split)) return ShardFolder{folder, folder / split};
+  // The split is there, though not in shards.
+  std::error_code error;
+  if (!split.empty() && is_folder(folder / split) && !fs::is_empty(folder / split, error)) return std::nullopt;
   const auto splits = splits_in(folder);
   if (splits.empty()) return std::nullopt;
   throw DataError(fmt::format("[{}] there are no shards of the split {}; splits here: {}", given.string(), split,
