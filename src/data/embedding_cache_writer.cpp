@@ -1,18 +1,14 @@
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include <ATen/ATen.h>
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include "contrastive/core/digest.h"
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
+#include "contrastive/core/writer_lock.h"
 #include "contrastive/data/embedding_cache.h"
 
 #include "data/embedding_cache_file.h"
@@ -24,37 +20,9 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxReported = 10;
 
-/// Held by the process that writes a cache, and given up with it, however it ends.
-class FolderLock {
- public:
-  explicit FolderLock(const fs::path& folder) {
-    const auto file = folder / detail::kLockFile;
-    descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (descriptor_ < 0) throw Error(fmt::format("[{}] can't be made: {}", file.string(), std::strerror(errno)));
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
-    const int reason = errno;
-    ::close(descriptor_);
-    if (reason == EWOULDBLOCK) {
-      throw ConfigError(fmt::format("[{}] is being written by another process", folder.string()));
-    }
-    throw Error(fmt::format("[{}] can't be locked: {}", file.string(), std::strerror(reason)));
-  }
-  ~FolderLock() { ::close(descriptor_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int descriptor_;
-};
-
 fs::path made_folder(const fs::path& folder, const CacheDescription& description) {
   detail::check_description(description);
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (!fs::is_directory(folder)) {
-    throw ConfigError(fmt::format("[{}] can't be made: {}", folder.string(),
-                                  error ? error.message() : std::string("something else has this name")));
-  }
+  make_folder(folder);
   return folder;
 }
 
@@ -117,7 +85,9 @@ void CachedSamples::append(CachedSamples&& others) {
 
 struct EmbeddingCacheWriter::Impl {
   Impl(fs::path cache_folder, const CacheDescription& cache_description)
-      : folder(made_folder(cache_folder, cache_description)), description(cache_description), lock(folder) {
+      : folder(made_folder(cache_folder, cache_description)),
+        description(cache_description),
+        lock(folder / detail::kLockFile, folder) {
     const auto of_cache = folder / detail::kCacheFile, unfinished = folder / detail::kUnfinishedFile;
     remove_leftovers();
     if (fs::exists(of_cache)) {
@@ -182,7 +152,7 @@ struct EmbeddingCacheWriter::Impl {
 
   fs::path folder;
   CacheDescription description;
-  FolderLock lock;
+  WriterLock lock;
   std::vector<detail::CacheManifest::File> files;  ///< of the parts; no SHA-256 of those that earlier runs wrote
   CacheReport report;                              ///< of the parts so far
   int64_t next_part = 0;

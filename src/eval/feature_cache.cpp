@@ -1,22 +1,18 @@
 #include "contrastive/eval/feature_cache.h"
 
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include <ATen/ATen.h>
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include "contrastive/core/digest.h"
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
 #include "contrastive/core/safetensors.h"
+#include "contrastive/core/writer_lock.h"
 #include "contrastive/eval/feature_writer.h"
 
 #include "eval/agree.h"
@@ -28,33 +24,14 @@ namespace fs = std::filesystem;
 
 constexpr size_t kKeyLength = 16;
 
-/// Held by the process that writes a file, and given up with it, however it ends.
-class WriterLock {
- public:
-  explicit WriterLock(const fs::path& features) {
-    auto file = features;
-    file.replace_extension(".lock");
-    descriptor_ = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (descriptor_ < 0) throw Error(fmt::format("[{}] can't be made: {}", file.string(), std::strerror(errno)));
-    if (::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;
-    const int reason = errno;
-    ::close(descriptor_);
-    if (reason == EWOULDBLOCK) {
-      throw ConfigError(fmt::format("[{}] is being written by another process", features.string()));
-    }
-    throw Error(fmt::format("[{}] can't be locked: {}", file.string(), std::strerror(reason)));
-  }
-  ~WriterLock() { ::close(descriptor_); }
-  WriterLock(const WriterLock&) = delete;
-  WriterLock& operator=(const WriterLock&) = delete;
-
- private:
-  int descriptor_;
-};
-
 fs::path labels_file(const FeatureCacheOptions& options) {
   auto file = feature_cache_file(options);
   return file.replace_extension(".labels.txt");
+}
+
+fs::path lock_file(const FeatureCacheOptions& options) {
+  auto file = feature_cache_file(options);
+  return file.replace_extension(".lock");
 }
 
 FeatureFileOptions writer_options(const FeatureCacheOptions& options) {
@@ -63,14 +40,6 @@ FeatureFileOptions writer_options(const FeatureCacheOptions& options) {
           .num_inputs = options.num_samples,
           .inputs_per_part = options.samples_per_part,
           .settings = options.settings};
-}
-
-void make_folder(const fs::path& folder) {
-  std::error_code error;
-  fs::create_directories(folder, error);
-  if (fs::is_directory(folder)) return;
-  throw ConfigError(fmt::format("[{}] can't be made: {}", folder.string(),
-                                error ? error.message() : std::string("something else has this name")));
 }
 
 void write(FeatureWriter& writer, const LabelledFeatures& part) {
@@ -142,7 +111,7 @@ LabelledFeatures cached_features(const FeatureCacheOptions& options, const Featu
     make_folder(options.folder);
     writer = std::make_unique<FeatureWriter>(writer_options(options));
     if (!writer->is_complete()) {
-      lock = std::make_unique<WriterLock>(feature_cache_file(options));
+      lock = std::make_unique<WriterLock>(lock_file(options), feature_cache_file(options));
       writer = std::make_unique<FeatureWriter>(writer_options(options));  // another process may have gone on meanwhile
     }
     find_next();

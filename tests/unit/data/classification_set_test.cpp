@@ -185,12 +185,35 @@ TEST_F(ClassificationSetTest, ReadsNamesInJson) {
   EXPECT_EQ(set.class_names, std::vector<std::string>({"tench", "gold fish"}));
   const auto message = [&](const std::string& json) { return message_of<DataError>([&] { names_of(json); }); };
   expect_mentions(message("{\"0\": "), "names.json] is not valid JSON: mistake at byte ");
-  expect_mentions(message("[]"), "names.json] the file: expected an object of class names, but is array");
+  expect_mentions(message("[]"), "names.json] holds no class name");
+  expect_mentions(message("3"), "names.json] the file: expected an object or a list of class names, but is number");
+  expect_mentions(message("[\"a\", 3]"), "names.json] name 2: expected a class name, but is number");
   expect_mentions(message("{}"), "names.json] holds no class name");
   expect_mentions(message(R"({"0": ["n1", "a"], "2": ["n2", "b"]})"), "key \"2\": expected the numbers 0 to 1");
   expect_mentions(message(R"({"0": ["n1"]})"), "key \"0\": expected a list of an id and a name, but is array");
   expect_mentions(message(R"({"n1": 3})"), "key \"n1\": expected a class name, but is number");
   expect_mentions(message(R"({"n1": " "})"), "key \"n1\": the class name is empty");
+}
+
+TEST_F(ClassificationSetTest, OrdersNumberedNamesInJsonByNumber) {
+  ClassificationSetOptions options;
+  options.class_names = root_ / "NAMES.JSON";
+  const auto names_of = [&](const std::string& json) {
+    test::write_file(root_ / "NAMES.JSON", json);
+    return open_classification_set(root_, options);
+  };
+  std::string json = "{\"11\": \"name 11\"";
+  std::vector<std::string> expected;
+  for (int i = 0; i <= 11; ++i) expected.push_back("name " + std::to_string(i));
+  for (int i = 0; i <= 10; ++i) json += ", \"" + std::to_string(i) + "\": \"name " + std::to_string(i) + "\"";
+  const auto set = names_of(json + "}");
+  EXPECT_EQ(set.class_names, expected);
+  EXPECT_TRUE(set.class_ids.empty());
+  expect_mentions(message_of<DataError>([&] { names_of(R"({"1": "a", "2": "b"})"); }),
+                  "NAMES.JSON] key \"2\": expected the numbers 0 to 1, each once");
+  EXPECT_EQ(names_of(R"(["tench", " gold_fish "])").class_names, std::vector<std::string>({"tench", "gold_fish"}));
+  EXPECT_EQ(names_of(R"({"1": ["n2", "great_white_shark"], "0": ["n1", "tench"]})").class_names,
+            std::vector<std::string>({"tench", "great white shark"}));
 }
 
 /// A .npy file of format version 1.
@@ -300,9 +323,10 @@ TEST_F(LabelsFileTest, TakesAListByTheSamplesNumbers) {
   EXPECT_EQ(read(set, 1).labels, std::vector<int64_t>({0}));
   EXPECT_EQ(read(set, 2).labels, std::vector<int64_t>({1}));
   shard("s0", "s1", "s2");
-  expect_mentions(message("[[0], [1], []]"),
-                  "real.json] is a list, but the sample s0 doesn't end in a number from 1 to 3 that would tell its place "
-                  "there: use an object by file name or key");
+  expect_mentions(
+      message("[[0], [1], []]"),
+      "real.json] is a list, but the sample s0 doesn't end in a number from 1 to 3 that would tell its place "
+      "there: use an object by file name or key");
   shard("1", "cat", "2");
   expect_mentions(message("[[0], [1], []]"), "the sample cat doesn't end in a number from 1 to 3");
   shard("1", "s99999999999999999999999", "2");
@@ -403,7 +427,7 @@ TEST_F(ClassFoldersTest, GivesNamesInSortedOrder) {
 
 TEST_F(ClassFoldersTest, TakesTheSubsetThatThereAreFoldersOf) {
   test::write_file(root_ / "LOC_synset_mapping.txt",
-                   "cat house cat, Felis\nn00000001 other\nbig_dog\tdog\nn00000002 more\nAnt ant, emmet\n");
+                   "cat\thouse cat, Felis\nn00000001 other\nbig_dog\tdog\nn00000002 more\nAnt\tant, emmet\n");
   const auto set = open();
   EXPECT_EQ(set.class_names, std::vector<std::string>({"house cat", "dog", "ant"}));
   EXPECT_EQ(set.class_ids, std::vector<std::string>({"cat", "big_dog", "Ant"}));
@@ -411,6 +435,135 @@ TEST_F(ClassFoldersTest, TakesTheSubsetThatThereAreFoldersOf) {
   options_.class_names = root_ / "map.json";
   test::write_file(root_ / "map.json", R"({"0": ["cat", "a"], "1": ["big_dog", "b"]})");
   expect_mentions(error(), "pets] the class folder Ant is not among the 2 class ids of [");
+}
+
+/// Folders "0" to "11", or from `first` on.
+class NumberedFoldersTest : public ClassFoldersTest {
+ protected:
+  void SetUp() override { make(0); }
+
+  void make(int first) {
+    fs::remove_all(root_);
+    expected_.clear();
+    for (int i = 0; i < 12; ++i) {
+      const auto folder = std::to_string(first + i);
+      fs::create_directories(root_ / folder);
+      test::write_file(root_ / folder / "x.png", folder + "/x.png");
+      expected_.push_back("name " + std::to_string(i));
+    }
+  }
+
+  std::string lines() const {
+    std::string text;
+    for (const auto& name : expected_) text += name + "\n";
+    return text;
+  }
+
+  std::vector<std::string> expected_;
+};
+
+TEST_F(NumberedFoldersTest, GivesNamesWithoutIdsByValue) {
+  for (const int first : {0, 1}) {
+    make(first);
+    test::write_file(root_ / "classnames.txt", lines());
+    const auto set = open();
+    EXPECT_EQ(set.class_names, expected_);
+    EXPECT_EQ(set.class_ids[2], std::to_string(first + 2));
+    EXPECT_EQ(keys(set)[11], std::to_string(first + 11) + "/x.png");
+  }
+  fs::remove(root_ / "classnames.txt");
+  EXPECT_EQ(open().class_names[1], "10");
+}
+
+TEST_F(NumberedFoldersTest, TakesIndicesForFoldersIfTheIdsAreOthers) {
+  std::string text;
+  for (int i = 0; i < 12; ++i)
+    text += "n000000" + std::to_string(10 + i) + " " + expected_[static_cast<size_t>(i)] + "\n";
+  test::write_file(root_ / "LOC_synset_mapping.txt", text);
+  const auto set = open();
+  EXPECT_EQ(set.class_names, expected_);
+  EXPECT_EQ(keys(set)[2], "2/x.png");
+}
+
+TEST_F(NumberedFoldersTest, FindsFoldersByTheNumbersInJson) {
+  make(1);
+  fs::remove_all(root_ / "3");
+  std::string json;
+  for (int i = 20; i > 0; --i) json += (json.empty() ? "{\"" : ", \"") + std::to_string(i) + "\": \"flower\"";
+  options_.class_names = root_ / "cat_to_name.json";
+  test::write_file(root_ / "cat_to_name.json", json + "}");
+  const auto set = open();
+  EXPECT_EQ(set.class_ids, std::vector<std::string>({"1", "2", "4", "5", "6", "7", "8", "9", "10", "11", "12"}));
+  EXPECT_EQ(set.class_names[10], "flower");
+  EXPECT_EQ(keys(set)[10], "12/x.png");
+}
+
+TEST_F(ClassFoldersTest, EndsIdsThatAreNotOfWordnetAtATabOnly) {
+  fs::remove_all(root_ / "Ant");
+  test::write_file(root_ / "classnames.txt", "big_dog tumor\ncat tumor\n");
+  EXPECT_EQ(open().class_names, std::vector<std::string>({"big_dog tumor", "cat tumor"}));
+  fs::rename(root_ / "cat", root_ / "cat one");
+  test::write_file(root_ / "classnames.txt", "cat one\ta cat, Felis\nbig_dog\tdog\n");
+  EXPECT_EQ(open().class_names, std::vector<std::string>({"a cat", "dog"}));
+}
+
+TEST_F(ClassFoldersTest, KnowsSplitsByOtherNamesAndInAnyCase) {
+  for (const std::string split : {"Training", "Testing", "eval", "DEV", "trainval", "Valid", "validation"}) {
+    fs::create_directories(root_ / split / "cat");
+    expect_mentions(error(), "pets] there is no split test; splits here: " + split);
+    options_.split = split;
+    expect_mentions(error(), "pets/" + split + "] the class folder cat holds no image");
+    options_.split = "test";
+    fs::remove_all(root_ / split);
+  }
+}
+
+TEST_F(ClassFoldersTest, PassesOverStrayArchives) {
+  test::write_tar(root_ / "cat/x.tar", {{"s0.jpg", "I"}});
+  EXPECT_EQ(open().source->size(), 6);
+  fs::create_directories(root_ / "archives");
+  fs::create_directories(root_ / "test/a");
+  test::write_tar(root_ / "archives/x.tar", {{"s0.jpg", "I"}});
+  test::write_file(root_ / "test/a/1.png", "a/1.png");
+  EXPECT_EQ(keys(open()), std::vector<std::string>({"a/1.png"}));
+  options_.split = "val";
+  expect_mentions(error(), "pets] there are no shards of the split val; splits here: archives");
+  test::write_tar(root_ / "cat/0.tar", {{"s0.jpg", "I"}});
+  expect_mentions(error(), "splits here: archives, cat");
+}
+
+TEST_F(ClassFoldersTest, RefusesImagesThatCanNotBeDecoded) {
+  for (const std::string name : {"c.tif", "c.TIFF", "c.ppm", "c.pgm", "c.avif", "c.HEIC"}) {
+    test::write_file(root_ / "cat" / name, "I");
+    expect_mentions(error(),
+                    "pets] the image cat/" + name +
+                        " is of a format that can't be decoded: expected .jpg, .jpeg, .png, .webp, .gif, .bmp");
+    fs::remove(root_ / "cat" / name);
+  }
+}
+
+TEST_F(ClassFoldersTest, RefusesFolderNamesThatAreNotUtf8) {
+  fs::create_directories(root_ / "caf\xe9");
+  expect_mentions(error(), "pets] the name of the folder \"caf\\xe9\" is not UTF-8");
+}
+
+TEST_F(ClassFoldersTest, FindsAFlatSplitBesideClassFolders) {
+  const auto data = folder_.path() / "flat";
+  for (const std::string file : {"train/cat/1.png", "val/2.png", "val/1.png"}) {
+    fs::create_directories((data / file).parent_path());
+    test::write_file(data / file, file);
+  }
+  options_.labels = folder_.path() / "real.json";
+  options_.split = "val";
+  test::write_file(folder_.path() / "real.json", "[[1], [0]]");
+  expect_mentions(message_of<DataError>([&] { open_classification_set(data, options_); }),
+                  "classnames.txt is missing here and in its parent");
+  test::write_file(folder_.path() / "classnames.txt", "a\nb\n");
+  const auto set = open_classification_set(data, options_);
+  EXPECT_EQ(set.class_names, std::vector<std::string>({"a", "b"}));
+  EXPECT_EQ(keys(set), std::vector<std::string>({"1.png", "2.png"}));
+  options_.labels.clear();
+  EXPECT_EQ(open_classification_set(data / "train", options_).class_names, std::vector<std::string>({"cat"}));
 }
 
 TEST_F(ClassFoldersTest, TakesLabelsOfAFlatFolderFromAFile) {
@@ -459,6 +612,12 @@ TEST_F(ClassificationCsvTest, ReadsNamesFromTheLabelsOrAFile) {
 TEST_F(ClassificationCsvTest, NamesTheLineThatIsWrong) {
   expect_mentions(message("image,label\ncat/a.png,3\n"),
                   "list.csv] line 2: the label is the index 3, but there are no");
+  for (const std::string number : {"0.0", "-1.5", "1e3"}) {
+    expect_mentions(message("image,label\ncat/a.png," + number + "\n"),
+                    "list.csv] line 2: the label is the number " + number + ", but expected a class's name");
+  }
+  EXPECT_EQ(open_csv("image,label\ncat/a.png,nan\ncat/a.png,3d\n").class_names,
+            std::vector<std::string>({"3d", "nan"}));
   expect_mentions(message("image,label\ncat/a.png,\n"), "list.csv] line 2: the label is empty");
   expect_mentions(message("image,label\n"), "list.csv] has a header line only");
   expect_mentions(message(""), "list.csv] is empty; expected a header line");

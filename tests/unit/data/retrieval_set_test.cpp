@@ -129,6 +129,40 @@ TEST_F(RetrievalSetTest, ReadsCsvFiles) {
   expect_mentions(message("x.csv", "image,caption\na.jpg,x\n"), "x.csv] has no column \"what\" (caption_key)");
 }
 
+TEST_F(RetrievalSetTest, KeepsAQuoteInItsLineIfTheNextOneIsARow) {
+  auto set =
+      open("x.txt",
+           "image, caption\na.jpg,\"Stop said a man\nb.jpg,a sign \"go\"\na.jpg,\"two\nlines, and \"\"more\"\"\"\n"
+           "b.jpg, \"A man, with hats.\"\n");
+  EXPECT_EQ(set.captions,
+            Texts({"\"Stop said a man", "two\nlines, and \"more\"", "a sign \"go\"", "A man, with hats."}));
+  EXPECT_EQ(set.caption_image, Numbers({0, 0, 1, 1}));
+  set = open("y.csv", "id,image,caption\n0,a.jpg,\"Stop\n1,\"b.jpg\",go\"\n");
+  EXPECT_EQ(set.captions, Texts({"\"Stop", "go\""}));
+}
+
+TEST_F(RetrievalSetTest, SkipsBlanksBeforeAQuote) {
+  EXPECT_EQ(open("x.csv", "caption,image\n \"big, man\", \"a.jpg\"\n \"so\" called,b.jpg\n").captions,
+            Texts({"big, man", "\"so\" called"}));
+}
+
+TEST_F(RetrievalSetTest, SeesTheSeparatorInTheHeader) {
+  for (const std::string separator : {"\t", "|", ";"}) {
+    const auto set = open("x.csv", "filepath" + separator + "title\na.jpg" + separator + "a man, and more\n");
+    EXPECT_EQ(set.captions, Texts({"a man, and more"}));
+  }
+  EXPECT_EQ(open("X.TSV", "filepath\ttitle, or so\ttitle\na.jpg\tx\ty\n").captions, Texts({"y"}));
+}
+
+TEST_F(RetrievalSetTest, KnowsJsonInAnyCase) {
+  EXPECT_EQ(open("C.JSON", R"([{"image": "a.jpg", "caption": "z"}])").captions, Texts({"z"}));
+}
+
+TEST_F(RetrievalSetTest, RefusesAFileThatIsFoundForTwoImages) {
+  expect_mentions(message("x.csv", "image,caption\nx/a.jpg,one\ny/a.jpg,two\n"),
+                  "x.csv] the images x/a.jpg and y/a.jpg are both found as a.jpg in [");
+}
+
 TEST_F(RetrievalSetTest, TakesCaptionsFromAnotherFile) {
   test::write_file(folder_.path() / "german.csv", "image,caption\na.jpg,ein Hund\n");
   options_.captions = folder_.path() / "german.csv";
