@@ -26,7 +26,7 @@ struct RetrievalSetOptions {
   int64_t captions_per_image = 0;  ///< the first so many of each image; 0: all
   std::string image_key;           ///< column of a CSV file; "": image, filepath, path or filename
   std::string caption_key;         ///< the same; "": caption, title, text or raw
-  std::string separator;           ///< of a CSV file: a character or `tab`; "": tab in .tsv, else ','
+  std::string separator;           ///< of a CSV file: a character or `tab`; "": as the header line has it
 };
 
 /// Opens images with captions. What lies at `data` decides on the kind:
