@@ -208,7 +208,12 @@ class EvaluationRun {
       fmt::print("{}", text);
       return;
     }
-    write_file_atomically(arguments_.output, text);
+    try {
+      write_file_atomically(arguments_.output, text);
+    } catch (const Error&) {
+      fmt::print("{}", text);  // not lost
+      throw;
+    }
     if (is_list) {
       fmt::print("{}written to {}\n", results_table(all), arguments_.output);
     } else {
@@ -364,6 +369,10 @@ void complete(Arguments& arguments, const CLI::App& app, int argc, char** argv) 
   if (!arguments.suite.empty()) {
     if (arguments.output.empty()) throw ConfigError("--suite needs --output FOLDER for the results");
     return;
+  }
+  const auto folder = fs::path(arguments.output).parent_path();
+  if (!folder.empty() && !fs::is_directory(folder)) {
+    throw ConfigError(fmt::format("--output: there is no folder {}", folder.string()));
   }
   arguments.task.task = commands.front()->get_name();
   arguments.task.c = arguments.c;

@@ -125,6 +125,7 @@ expect_failure 1 "the label is 5, but [few.txt] has 5 class names: expected [0, 
 # Command line.
 expect_failure 2 "name what to evaluate" "${eval[@]}" --checkpoint runs/run
 expect_failure 2 "--suite needs --output" "${eval[@]}" --suite suite.yaml --checkpoint runs/run
+expect_failure 2 "--output: there is no folder nowhere" "${eval[@]}" zero-shot "${run[@]}" --data set --output nowhere/result.json
 expect_failure 2 "there is no set \"clip_81\"" "${eval[@]}" zero-shot "${run[@]}" --data set --prompts clip_81
 echo "tasks: [{data: set, promts: [a]}]" >wrong.yaml
 expect_failure 2 "wrong.yaml:1:21: tasks[0].promts: unknown key (did you mean prompts?)" \

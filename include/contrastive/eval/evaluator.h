@@ -21,7 +21,7 @@ struct EvaluatorOptions {
   int64_t workers = 2;            ///< decoding threads
   bool bf16 = false;              ///< matrix products in bf16
   bool skip_bad_samples = false;  ///< leave out images that can't be read; else the first of them is an error
-  std::string cache;              ///< folder for classifiers and for features of probes; "": none is kept
+  std::string cache = {};         ///< folder for classifiers and for features of probes; "": none is kept
   /// What is being done, on the first rank: "images", "prompts", "captions"; items done and in all.
   std::function<void(const std::string& what, int64_t done, int64_t total)> on_progress = {};
 };
