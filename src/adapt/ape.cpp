@@ -1,0 +1,106 @@
+#include "contrastive/adapt/ape.h"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "contrastive/core/error.h"
+
+#include "adapt/cache_scores.h"
+
+namespace contrastive::adapt {
+namespace {
+
+constexpr size_t kBeta = 0;
+constexpr size_t kGamma = 1;
+constexpr double kProbabilityOffset = 1e-6;
+
+void require_weight(const char* option, double value) {
+  if (std::isfinite(value) && value >= 0) return;
+  throw ConfigError(fmt::format("[ape] {} must be at least 0, but is {}", option, value));
+}
+
+/// How well each dimension tells the classes apart. [D] fp64
+torch::Tensor criterion(const SupportFeatures& support, const torch::Tensor& weights, const ApeOptions& options) {
+  const auto text = weights.to(at::kDouble);
+  const auto num_members = support.counts().to(at::kDouble).to(text.device()).unsqueeze(1) + 1;
+  const auto means = (support.to(at::kDouble).class_sums() + text) / num_members;
+  // The sum over pairs of different classes: all pairs without those of a class with itself.
+  const auto between = means.sum(0).square() - means.square().sum(0);
+  const auto num_classes = static_cast<double>(support.num_classes);
+  const auto inter_class = between / (num_classes * (num_classes - 1));
+  return text.var(0, /*unbiased=*/true) * options.text_variance_weight - inter_class * options.inter_class_weight;
+}
+
+torch::Tensor reduced(const torch::Tensor& rows, const torch::Tensor& dimensions) {
+  const auto kept = rows.index_select(1, dimensions);
+  return kept / kept.norm(2, 1, /*keepdim=*/true).clamp_min(1e-12);
+}
+
+}  // namespace
+
+Ape::Ape(ApeOptions options) : options_(options) {
+  if (options_.dimensions < 0) {
+    throw ConfigError(
+        fmt::format("[ape] dimensions must be at least 1, or 0 for half of them, but is {}", options_.dimensions));
+  }
+  require_weight("inter_class_weight", options_.inter_class_weight);
+  require_weight("text_variance_weight", options_.text_variance_weight);
+}
+
+std::vector<Parameter> Ape::parameters() const {
+  return {{"beta", 1, half_open_grid(0.5, 10.5, 20), ParameterRole::shape},
+          {"gamma", 0.1, {0, 0.1, 0.2, 0.3, 0.4}, ParameterRole::shape},
+          {"alpha", 2, half_open_grid(0.25, 10.25, 40), ParameterRole::inner}};
+}
+
+std::map<std::string, std::string> Ape::settings() const {
+  return {{"dimensions", fmt::format("{}", options_.dimensions)},
+          {"inter_class_weight", fmt::format("{}", options_.inter_class_weight)},
+          {"text_variance_weight", fmt::format("{}", options_.text_variance_weight)}};
+}
+
+void Ape::do_fit(const SupportFeatures& support, const TextClassifier& classifier) {
+  const auto dim = embed_dim();
+  if (options_.dimensions > dim) {
+    throw ConfigError(
+        fmt::format("[ape] dimensions must be at most {}, the features' width, but is {}", dim, options_.dimensions));
+  }
+  const auto num_kept = options_.dimensions > 0 ? options_.dimensions : (dim + 1) / 2;
+  const auto order = criterion(support, classifier.weights, options_).argsort(/*stable=*/true, 0, /*descending=*/true);
+  dimensions_ = std::get<0>(order.slice(0, 0, num_kept).sort());
+  keys_ = reduced(support.keys, dimensions_);
+  const auto text = reduced(classifier.weights, dimensions_);
+  const auto probabilities = keys_.matmul(text.t()).to(at::kDouble).softmax(1);
+  const auto own = probabilities.gather(1, support.labels.to(keys_.device()).unsqueeze(1)).squeeze(1);
+  divergences_ = ((1 + kProbabilityOffset) / (own + kProbabilityOffset)).log2().to(keys_.scalar_type());
+  offsets_ = support.offsets();
+}
+
+ScoreTerms Ape::terms(const QueryFeatures& tile, const ParameterValues& values) const {
+  const auto affinity = reduced(tile.features, dimensions_).matmul(keys_.t());
+  const auto column_weights = (divergences_ * values[kGamma]).exp();
+  return {zero_shot_logits(tile.features), {}, detail::cache_scores(affinity, offsets_, values[kBeta], column_weights)};
+}
+
+void Ape::sweep_terms(const QueryFeatures& tile,
+                      const std::function<void(int64_t shape_point, const ScoreTerms&)>& visit) const {
+  const auto own = parameters();
+  const auto base = zero_shot_logits(tile.features);
+  const auto affinity = reduced(tile.features, dimensions_).matmul(keys_.t());
+  std::vector<torch::Tensor> column_weights;
+  for (const double gamma : own[kGamma].grid) column_weights.push_back((divergences_ * gamma).exp());
+  int64_t point = 0;
+  for (const double beta : own[kBeta].grid) {
+    for (const auto& weights : column_weights) {
+      visit(point++, {base, {}, detail::cache_scores(affinity, offsets_, beta, weights)});
+    }
+  }
+}
+
+std::vector<std::pair<std::string, torch::Tensor*>> Ape::fitted() {
+  return {{"dimensions", &dimensions_}, {"keys", &keys_}, {"divergences", &divergences_}, {"offsets", &offsets_}};
+}
+
+}  // namespace contrastive::adapt

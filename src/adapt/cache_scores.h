@@ -1,0 +1,21 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include <torch/types.h>
+
+namespace contrastive::adapt::detail {
+
+/// What a cache of keys says about each class: the sum over the class's keys j of w_j exp(-beta (1 - A_ij)).
+///
+/// Shapes: affinities [n, M] fp32 or fp64, columns sorted by class; offsets [C + 1] int64 in CPU memory, where each
+/// class's columns begin; column_weights [M] or undefined (1), to [n, C]. Source: Zhang et al. 2022, equation 6.
+torch::Tensor cache_scores(const torch::Tensor& affinities, const torch::Tensor& offsets, double beta,
+                           const torch::Tensor& column_weights = {});
+
+/// The same at every beta, in order: [n, C] each. Betas in equal steps cost one exponential for many of them.
+void sweep_cache_scores(const torch::Tensor& affinities, const torch::Tensor& offsets, const std::vector<double>& betas,
+                        const std::function<void(int64_t number, const torch::Tensor& scores)>& use);
+
+}  // namespace contrastive::adapt::detail
