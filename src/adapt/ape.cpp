@@ -1,5 +1,6 @@
 #include "contrastive/adapt/ape.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <ATen/ATen.h>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr size_t kBeta = 0;
 constexpr size_t kGamma = 1;
+constexpr int64_t kRowsAtATime = 2048;
 constexpr double kProbabilityOffset = 1e-6;
 
 void require_weight(const char* option, double value) {
@@ -24,8 +26,9 @@ void require_weight(const char* option, double value) {
 /// How well each dimension tells the classes apart. [D] fp64
 torch::Tensor criterion(const SupportFeatures& support, const torch::Tensor& weights, const ApeOptions& options) {
   const auto text = weights.to(at::kDouble);
+  const SupportFeatures keys{support.keys.to(at::kDouble), support.labels, support.num_classes, {}};
   const auto num_members = support.counts().to(at::kDouble).to(text.device()).unsqueeze(1) + 1;
-  const auto means = (support.to(at::kDouble).class_sums() + text) / num_members;
+  const auto means = (keys.class_sums() + text) / num_members;
   // The sum over pairs of different classes: all pairs without those of a class with itself.
   const auto between = means.sum(0).square() - means.square().sum(0);
   const auto num_classes = static_cast<double>(support.num_classes);
@@ -36,6 +39,18 @@ torch::Tensor criterion(const SupportFeatures& support, const torch::Tensor& wei
 torch::Tensor reduced(const torch::Tensor& rows, const torch::Tensor& dimensions) {
   const auto kept = rows.index_select(1, dimensions);
   return kept / kept.norm(2, 1, /*keepdim=*/true).clamp_min(1e-12);
+}
+
+/// The divergence of each key's softmax over the texts from its label, in bits. [M]
+torch::Tensor label_divergences(const torch::Tensor& keys, const torch::Tensor& labels, const torch::Tensor& text) {
+  auto divergences = at::empty({keys.size(0)}, keys.options());
+  for (int64_t begin = 0; begin < keys.size(0); begin += kRowsAtATime) {
+    const auto end = std::min(keys.size(0), begin + kRowsAtATime);
+    const auto probabilities = keys.slice(0, begin, end).matmul(text.t()).to(at::kDouble).softmax(1);
+    const auto own = probabilities.gather(1, labels.slice(0, begin, end).to(keys.device()).unsqueeze(1)).squeeze(1);
+    divergences.slice(0, begin, end).copy_(((1 + kProbabilityOffset) / (own + kProbabilityOffset)).log2());
+  }
+  return divergences;
 }
 
 }  // namespace
@@ -71,10 +86,7 @@ void Ape::do_fit(const SupportFeatures& support, const TextClassifier& classifie
   const auto order = criterion(support, classifier.weights, options_).argsort(/*stable=*/true, 0, /*descending=*/true);
   dimensions_ = std::get<0>(order.slice(0, 0, num_kept).sort());
   keys_ = reduced(support.keys, dimensions_);
-  const auto text = reduced(classifier.weights, dimensions_);
-  const auto probabilities = keys_.matmul(text.t()).to(at::kDouble).softmax(1);
-  const auto own = probabilities.gather(1, support.labels.to(keys_.device()).unsqueeze(1)).squeeze(1);
-  divergences_ = ((1 + kProbabilityOffset) / (own + kProbabilityOffset)).log2().to(keys_.scalar_type());
+  divergences_ = label_divergences(keys_, support.labels, reduced(classifier.weights, dimensions_));
   offsets_ = support.offsets();
 }
 

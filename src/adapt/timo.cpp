@@ -1,7 +1,8 @@
 #include "contrastive/adapt/timo.h"
 
 #include <algorithm>
-#include <numeric>
+#include <tuple>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -16,6 +17,8 @@ namespace {
 torch::Tensor normalized(const torch::Tensor& rows) {
   return rows / rows.norm(2, 1, /*keepdim=*/true).clamp_min(1e-12);
 }
+
+constexpr int64_t kPromptsAtATime = 8192;
 
 /// Throws: DataError unless there are embeddings of prompts of every class.
 void check_prompts(const TextClassifier& classifier) {
@@ -36,6 +39,18 @@ void check_prompts(const TextClassifier& classifier) {
   if (empty.numel() > 0) {
     throw DataError(fmt::format("[timo] every class needs a prompt, but class {} has none", empty[0].item<int64_t>()));
   }
+}
+
+/// The cosine of each prompt with its class's mean image. [P]
+torch::Tensor matching_scores(const torch::Tensor& prompts, const torch::Tensor& owner,
+                              const torch::Tensor& class_means) {
+  auto scores = at::empty({prompts.size(0)}, prompts.options());
+  for (int64_t begin = 0; begin < prompts.size(0); begin += kPromptsAtATime) {
+    const auto end = std::min(prompts.size(0), begin + kPromptsAtATime);
+    const auto means = class_means.index_select(0, owner.slice(0, begin, end));
+    scores.slice(0, begin, end).copy_((prompts.slice(0, begin, end) * means).sum(1));
+  }
+  return scores;
 }
 
 /// The prompts of each class with the highest scores, at most `count`, as positions; of equal ones the first.
@@ -79,7 +94,7 @@ void Timo::do_fit(const SupportFeatures& support, const TextClassifier& classifi
   prompts_ = normalized(classifier.prompts);
   prompt_class_ = labels.to(prompts_.device());
   const auto class_means = normalized(support.class_sums());
-  const auto scores = (prompts_ * class_means.index_select(0, prompt_class_)).sum(1);
+  const auto scores = matching_scores(prompts_, prompt_class_, class_means);
   const auto squares = at::zeros({num_classes()}, scores.options()).index_add_(0, prompt_class_, scores.square());
   matches_ = scores / squares.sqrt().clamp_min(1e-12).index_select(0, prompt_class_);
 
@@ -104,7 +119,11 @@ torch::Tensor Timo::text_weights(double gamma) const {
   const auto sums = at::zeros({num_classes()}, exponentials.options()).index_add_(0, prompt_class_, exponentials);
   const auto shares = (exponentials / sums.index_select(0, prompt_class_)).to(prompts_.scalar_type());
   auto weights = at::zeros({num_classes(), embed_dim()}, prompts_.options());
-  weights.index_add_(0, prompt_class_, prompts_ * shares.unsqueeze(1));
+  for (int64_t begin = 0; begin < shares.size(0); begin += kPromptsAtATime) {
+    const auto end = std::min(shares.size(0), begin + kPromptsAtATime);
+    const auto weighted = prompts_.slice(0, begin, end) * shares.slice(0, begin, end).unsqueeze(1);
+    weights.index_add_(0, prompt_class_.slice(0, begin, end), weighted);
+  }
   return normalized(weights);
 }
 

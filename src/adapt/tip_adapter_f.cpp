@@ -16,6 +16,8 @@
 namespace contrastive::adapt {
 namespace {
 
+/// Where searches begin.
+constexpr double kFirst = 0.1;
 constexpr double kBeta1 = 0.9;
 constexpr double kBeta2 = 0.999;
 
@@ -41,18 +43,17 @@ torch::Tensor epoch_order(int64_t seed, int64_t epoch, int64_t size) {
 
 CacheLoss cache_loss(const SupportFeatures& cache, const torch::Tensor& features, const torch::Tensor& labels,
                      const torch::Tensor& zero_shot_logits, double alpha, double beta) {
-  const auto device = features.device();
-  const auto kernel = features.matmul(cache.keys.t()).sub_(1).mul_(beta).exp_();  // [B, M]
-  const auto key_labels = cache.labels.to(device);
-  const auto cached = at::zeros_like(zero_shot_logits).index_add_(1, key_labels, kernel);
+  auto affinities = features.matmul(cache.keys.t());  // [B, M]
+  const auto cached = detail::cache_scores(affinities, cache.offsets(), beta);
+  const auto kernel = affinities.sub_(1).mul_(beta).exp_();
   const auto log_probabilities = (zero_shot_logits + cached * alpha).log_softmax(1);
-  const auto targets = labels.to(device).unsqueeze(1);
+  const auto targets = labels.to(features.device()).unsqueeze(1);
   CacheLoss result;
   result.loss = -log_probabilities.gather(1, targets).mean().item<double>();
   auto residual = log_probabilities.exp();
   residual.scatter_add_(1, targets, at::full_like(targets, -1, residual.options()));
   residual.mul_(alpha * beta / static_cast<double>(features.size(0)));
-  result.gradient = (kernel * residual.index_select(1, key_labels)).t().matmul(features);
+  result.gradient = kernel.mul_(residual.index_select(1, cache.labels.to(features.device()))).t().matmul(features);
   return result;
 }
 
@@ -65,12 +66,15 @@ TipAdapterF::TipAdapterF(TipAdapterFOptions options) : options_(options) {
           "at least 0");
   require("alpha", options_.alpha, is_positive(options_.alpha), "above 0");
   require("beta", options_.beta, is_positive(options_.beta), "above 0");
+  require("max_alpha", options_.max_alpha, std::isfinite(options_.max_alpha) && options_.max_alpha > kFirst,
+          "above 0.1");
+  require("max_beta", options_.max_beta, std::isfinite(options_.max_beta) && options_.max_beta > kFirst, "above 0.1");
   require("seed", options_.seed, options_.seed >= 0, "at least 0");
 }
 
 std::vector<Parameter> TipAdapterF::parameters() const {
-  return {{"beta", options_.beta, half_open_grid(0.1, 7, 200), ParameterRole::shape},
-          {"alpha", options_.alpha, half_open_grid(0.1, 3, 20), ParameterRole::inner}};
+  return {{"beta", options_.beta, half_open_grid(kFirst, options_.max_beta, 200), ParameterRole::shape},
+          {"alpha", options_.alpha, half_open_grid(kFirst, options_.max_alpha, 20), ParameterRole::inner}};
 }
 
 std::map<std::string, std::string> TipAdapterF::settings() const {
@@ -81,6 +85,8 @@ std::map<std::string, std::string> TipAdapterF::settings() const {
           {"weight_decay", fmt::format("{}", options_.weight_decay)},
           {"alpha", fmt::format("{}", options_.alpha)},
           {"beta", fmt::format("{}", options_.beta)},
+          {"max_alpha", fmt::format("{}", options_.max_alpha)},
+          {"max_beta", fmt::format("{}", options_.max_beta)},
           {"seed", fmt::format("{}", options_.seed)}};
 }
 
@@ -121,10 +127,9 @@ void TipAdapterF::sweep_terms(const QueryFeatures& tile,
                               const std::function<void(int64_t shape_point, const ScoreTerms&)>& visit) const {
   const auto base = zero_shot_logits(tile.features);
   const auto affinity = tile.features.matmul(keys_.t());
-  int64_t point = 0;
-  for (const double beta : parameters()[0].grid) {
-    visit(point++, {base, {}, detail::cache_scores(affinity, offsets_, beta)});
-  }
+  detail::sweep_cache_scores(affinity, offsets_, parameters()[0].grid, [&](int64_t point, const torch::Tensor& scores) {
+    visit(point, {base, {}, scores});
+  });
 }
 
 std::vector<std::pair<std::string, torch::Tensor*>> TipAdapterF::fitted() {

@@ -49,7 +49,7 @@ class CONTRASTIVE_API Timo : public Adapter {
   std::vector<std::pair<std::string, torch::Tensor*>> fitted() override;
 
   /// The text weights are made anew for each tile.
-  int64_t tile_rows() const override { return 4096; }
+  int64_t tile_rows() const override { return 8192; }
 
  private:
   torch::Tensor text_weights(double gamma) const;  ///< [C, D]

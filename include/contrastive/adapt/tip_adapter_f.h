@@ -20,9 +20,11 @@ struct TipAdapterFOptions {
   double lr = 1e-3;  ///< at first; falls to 0 along half a cosine, step by step
   double eps = 1e-4;
   double weight_decay = 0.01;
-  double alpha = 1.17;  ///< what keys are trained with, and the default
-  double beta = 1;      ///< likewise
-  int64_t seed = 0;     ///< of the order of samples
+  double alpha = 1.17;   ///< what keys are trained with, and the default
+  double beta = 1;       ///< likewise
+  double max_alpha = 3;  ///< the searched range's (excluded) end
+  double max_beta = 7;
+  int64_t seed = 0;  ///< of the order of samples
 };
 
 /// Tip-Adapter whose keys are trained on the support images, values and texts staying as they are:
@@ -33,7 +35,7 @@ struct TipAdapterFOptions {
 /// e, or the key itself where there are no views. Trained keys aren't normalised.
 /// Source: Zhang et al., "Tip-Adapter: Training-Free Adaption of CLIP for Few-Shot Classification", ECCV 2022.
 /// Deviates: the last epoch is taken (the published figures are those of the best one on the test images); views that
-/// were made beforehand in place of fresh crops; alpha and beta searched over ranges of our own.
+/// were made beforehand in place of fresh crops.
 class CONTRASTIVE_API TipAdapterF : public Adapter {
  public:
   /// Throws: ConfigError naming the option that is out of range.
@@ -41,7 +43,7 @@ class CONTRASTIVE_API TipAdapterF : public Adapter {
 
   std::string name() const override { return "tip-adapter-f"; }
 
-  /// beta: 200 values from .1 to 7. alpha: 20 values from .1 to 3. Their ends are left out.
+  /// As Tip-Adapter's: 200 betas and 20 alphas from .1 on.
   std::vector<Parameter> parameters() const override;
   std::map<std::string, std::string> settings() const override;
 
@@ -52,6 +54,7 @@ class CONTRASTIVE_API TipAdapterF : public Adapter {
   void sweep_terms(const QueryFeatures& tile,
                    const std::function<void(int64_t shape_point, const ScoreTerms&)>& visit) const override;
   std::vector<std::pair<std::string, torch::Tensor*>> fitted() override;
+  int64_t tile_rows() const override { return 64; }
 
  private:
   TipAdapterFOptions options_;
