@@ -96,13 +96,14 @@ void TipAdapterF::do_fit(const SupportFeatures& support, const TextClassifier&) 
   const SupportFeatures cache{keys_, support.labels, support.num_classes, {}};
   optim::AdamW optimizer({{"keys", keys_}}, {.beta1 = kBeta1, .beta2 = kBeta2, .eps = options_.eps},
                          {{.decay = options_.weight_decay}});
-  const auto num_batches = (support.size() + options_.batch_size - 1) / options_.batch_size;
-  const auto num_steps = static_cast<double>(options_.epochs * num_batches);
+  const auto batch_size = std::min(options_.batch_size, support.size());
+  const auto num_batches = (support.size() + batch_size - 1) / batch_size;
+  const auto num_steps = static_cast<double>(options_.epochs) * static_cast<double>(num_batches);
   int64_t step = 0;
   for (int64_t epoch = 0; epoch < options_.epochs; ++epoch) {
     const auto samples =
         support.views.defined() ? support.views.select(1, epoch % support.views.size(1)) : support.keys;
-    for (const auto& batch : epoch_order(options_.seed, epoch, support.size()).split(options_.batch_size)) {
+    for (const auto& batch : epoch_order(options_.seed, epoch, support.size()).split(batch_size)) {
       const auto features = samples.index_select(0, batch.to(samples.device()));
       keys_.mutable_grad() = cache_loss(cache, features, support.labels.index_select(0, batch),
                                         zero_shot_logits(features), options_.alpha, options_.beta)

@@ -113,7 +113,8 @@ class Pass {
     const auto images = data::normalize_images(pixels, preprocess_.mean, preprocess_.std, device_);
     const models::AutocastGuard autocast(device_.type(), options_.bf16);
     if (options_.stage == FeatureStage::tower) return model_->visual->forward_features(images).to(at::kFloat);
-    return models::l2_normalize(model_->encode_image(images));
+    const auto embeddings = model_->encode_image(images);
+    return options_.stage == FeatureStage::projection ? embeddings.to(at::kFloat) : models::l2_normalize(embeddings);
   }
 
   void skip(std::string name, std::string reason) {

@@ -15,8 +15,8 @@ namespace contrastive::adapt {
 /// Gaussian discriminant analysis beside the text classifier: scale * f . W^T + alpha (f . w + b).
 ///
 /// Each view of a support image is a sample. With class means mu_c, the covariance S of all n samples around the mean
-/// of their class, and the precision P = D ((n - 1) S + tr(S) I)^-1: w_c = P mu_c, b_c = log(1 / C) - mu_c^T P mu_c
-/// / 2. Where no sample differs from its class's mean (a single view a class), nothing is known of S, and P = D I: the
+/// of their class, and the precision P = D ((n - 1) S + tr(S) I)^-1: w_c = P mu_c, b_c = log(1 / C) - .5 mu_c . w_c.
+/// Where no sample differs from its class's mean (a single view a class), nothing is known of S, and P = D I: the
 /// nearest class mean.
 /// Source: Wang et al., "A Hard-to-Beat Baseline for Training-Free CLIP-Based Adaptation", ICLR 2024. Deviates: the
 /// inverse by Cholesky in fp64, where the reference has a pseudo-inverse.

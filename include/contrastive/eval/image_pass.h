@@ -18,8 +18,9 @@ namespace contrastive::eval {
 
 /// Which features of an image are meant.
 enum class FeatureStage {
-  tower,      ///< before the projection, as the tower gives them: [B, W]
-  embedding,  ///< behind the projection, L2-normalised: [B, E]
+  tower,       ///< before the projection, as the tower gives them: [B, W]
+  projection,  ///< behind the projection, as the model gives them: [B, E]
+  embedding,   ///< the same, L2-normalised
 };
 
 struct ImagePassOptions {
