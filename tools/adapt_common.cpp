@@ -86,7 +86,9 @@ AdaptModel::AdaptModel(const ModelArguments& arguments) : arguments_(arguments) 
   request.model = arguments.model;
   loaded_ = eval::load_model(request);
   tokenizer_ = eval::open_tokenizer(loaded_.model->config(), loaded_.folder);
-  fingerprint_ = eval::Encoder(loaded_, tokenizer_, {.device = torch::Device(torch::kCPU)}).fingerprint();
+  eval::EncoderOptions on_cpu;
+  on_cpu.device = torch::Device(torch::kCPU);
+  fingerprint_ = eval::Encoder(loaded_, tokenizer_, on_cpu).fingerprint();
   loaded_.model->to(device);
 }
 

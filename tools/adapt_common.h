@@ -39,10 +39,10 @@ void add_model_options(CLI::App& command, ModelArguments& arguments);
 
 /// A labelled data set as the command line names it.
 struct SetArguments {
-  std::string data;
+  std::string data = {};
   std::string split = "test";
-  std::string class_names;
-  std::string class_ids;
+  std::string class_names = {};
+  std::string class_ids = {};
 };
 
 data::ClassificationSet open_set(const SetArguments& arguments);

@@ -146,22 +146,15 @@ class Run {
       train_set_ = open_set(named);
       require_same_classes(*train_set_);
     }
-    const auto options = split_options(shots, seed);
-    NamedSupport support{
-        adapt::support_from_split(model_.model(), model_.preprocess(), *train_set_, options, model_.group()),
-        "few-shot", shots, seed};
-    try_adapters(support);
-  }
-
-  adapt::FromSplitOptions split_options(int64_t shots, int64_t seed) {
     adapt::FromSplitOptions options;
     options.shots = shots;
     options.seed = seed;
     options.views = arguments_.views;
-    options.batch_size = arguments_.model.batch_size;
-    options.workers = arguments_.model.workers;
-    options.bf16 = model_.bf16();
-    return options;
+    options.pass = model_.image_pass("support images");
+    NamedSupport support{
+        adapt::support_from_split(model_.model(), model_.preprocess(), *train_set_, options, model_.group()),
+        "few-shot", shots, seed};
+    try_adapters(support);
   }
 
   void try_adapters(const NamedSupport& support) {
@@ -200,7 +193,12 @@ class Run {
                  support.set.size(), support.set.num_classes(), 100 * check.support_accuracy,
                  100 * zero_shot_accuracy_);
     }
-    adapt::require_sane_labels(check, zero_shot_accuracy_, arguments_.accept_labels);
+    if (arguments_.accept_labels) return;
+    try {
+      adapt::require_sane_labels(check, zero_shot_accuracy_, test_set_.source->size());
+    } catch (const DataError& error) {
+      throw DataError(fmt::format("{} (--accept-labels goes on all the same)", error.what()));
+    }
   }
 
   /// A support set that was made of class names is worth nothing to compare, if labels have chosen the rest.

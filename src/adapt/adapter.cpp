@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "contrastive/core/error.h"
 
@@ -149,12 +150,33 @@ NamedTensors Adapter::state() const {
 void Adapter::restore(const NamedTensors& state) {
   const auto& weights = find(state, kWeights, name());
   const auto& scale = find(state, kScale, name());
+  for (const auto& [name_of, tensor] : fitted()) {
+    if (find(state, name_of, name()).dim() > 0) continue;
+    throw CheckpointError(fmt::format("[{}] the saved state's {} must not be a single number", name(), name_of));
+  }
   if (weights.dim() != 2 || !is_computable(weights) || scale.numel() != 1 || scale.scalar_type() != at::kDouble) {
     throw CheckpointError(fmt::format("[{}] the saved state's weights must be [C, D] and scale [1]", name()));
   }
   for (const auto& [name_of, tensor] : fitted()) *tensor = find(state, name_of, name()).clone();
   weights_ = weights.clone();
   scale_ = scale.item<double>();
+  check_fitted();
+}
+
+void Adapter::require_shape(const char* tensor_name, const torch::Tensor& tensor, at::IntArrayRef shape,
+                            at::ScalarType dtype) const {
+  const auto expected = dtype == at::ScalarType::Undefined ? weights_.scalar_type() : dtype;
+  if (tensor.sizes() == shape && tensor.scalar_type() == expected) return;
+  throw CheckpointError(fmt::format("[{}] the saved state's {} must be {} [{}], but is {} [{}]", name(), tensor_name,
+                                    at::toString(expected), fmt::join(shape, ", "), at::toString(tensor.scalar_type()),
+                                    fmt::join(tensor.sizes(), ", ")));
+}
+
+void Adapter::require_offsets(const torch::Tensor& offsets, int64_t num_keys) const {
+  require_shape("offsets", offsets, {num_classes() + 1}, at::kLong);
+  const bool rises = offsets.diff().ge(0).all().item<bool>();
+  if (rises && offsets[0].item<int64_t>() == 0 && offsets[-1].item<int64_t>() == num_keys) return;
+  throw CheckpointError(fmt::format("[{}] the saved state's offsets must rise from 0 to {}", name(), num_keys));
 }
 
 torch::Tensor Adapter::zero_shot_logits(const torch::Tensor& features) const {

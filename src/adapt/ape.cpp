@@ -115,4 +115,14 @@ std::vector<std::pair<std::string, torch::Tensor*>> Ape::fitted() {
   return {{"dimensions", &dimensions_}, {"keys", &keys_}, {"divergences", &divergences_}, {"offsets", &offsets_}};
 }
 
+void Ape::check_fitted() const {
+  require_shape("dimensions", dimensions_, {dimensions_.numel()}, at::kLong);
+  const bool is_inside = dimensions_.numel() > 0 && dimensions_.min().item<int64_t>() >= 0 &&
+                         dimensions_.max().item<int64_t>() < embed_dim();
+  if (!is_inside) throw CheckpointError(fmt::format("[ape] the saved dimensions must be in [0, {})", embed_dim()));
+  require_shape("keys", keys_, {keys_.size(0), dimensions_.numel()});
+  require_shape("divergences", divergences_, {keys_.size(0)});
+  require_offsets(offsets_, keys_.size(0));
+}
+
 }  // namespace contrastive::adapt

@@ -25,4 +25,9 @@ std::vector<std::pair<std::string, torch::Tensor*>> Gda::fitted() {
   return {{"gaussian_weights", &gaussian_weights_}, {"gaussian_bias", &gaussian_bias_}};
 }
 
+void Gda::check_fitted() const {
+  require_shape("gaussian_weights", gaussian_weights_, {num_classes(), embed_dim()});
+  require_shape("gaussian_bias", gaussian_bias_, {num_classes()});
+}
+
 }  // namespace contrastive::adapt

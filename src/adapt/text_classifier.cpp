@@ -24,7 +24,7 @@ torch::Tensor TextClassifier::logits(const torch::Tensor& features) const {
 TextClassifier TextClassifier::to(at::ScalarType dtype) const {
   auto copy = *this;
   copy.weights = weights.to(dtype);
-  copy.prompts = prompts.to(dtype);
+  if (prompts.defined()) copy.prompts = prompts.to(dtype);
   return copy;
 }
 

@@ -141,4 +141,16 @@ std::vector<std::pair<std::string, torch::Tensor*>> Timo::fitted() {
           {"gaussian_bias", &gaussian_bias_}};
 }
 
+void Timo::check_fitted() const {
+  const auto num_prompts = prompts_.size(0);
+  require_shape("prompts", prompts_, {num_prompts, embed_dim()});
+  require_shape("prompt_class", prompt_class_, {num_prompts}, at::kLong);
+  const bool is_inside = num_prompts > 0 && prompt_class_.min().item<int64_t>() >= 0 &&
+                         prompt_class_.max().item<int64_t>() < num_classes();
+  if (!is_inside) throw CheckpointError(fmt::format("[timo] the saved prompt_class must be in [0, {})", num_classes()));
+  require_shape("matches", matches_, {num_prompts});
+  require_shape("gaussian_weights", gaussian_weights_, {num_classes(), embed_dim()});
+  require_shape("gaussian_bias", gaussian_bias_, {num_classes()});
+}
+
 }  // namespace contrastive::adapt

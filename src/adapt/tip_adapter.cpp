@@ -59,4 +59,9 @@ std::vector<std::pair<std::string, torch::Tensor*>> TipAdapter::fitted() {
   return {{"keys", &keys_}, {"offsets", &offsets_}};
 }
 
+void TipAdapter::check_fitted() const {
+  require_shape("keys", keys_, {keys_.size(0), embed_dim()});
+  require_offsets(offsets_, keys_.size(0));
+}
+
 }  // namespace contrastive::adapt

@@ -137,4 +137,9 @@ std::vector<std::pair<std::string, torch::Tensor*>> TipAdapterF::fitted() {
   return {{"keys", &keys_}, {"offsets", &offsets_}};
 }
 
+void TipAdapterF::check_fitted() const {
+  require_shape("keys", keys_, {keys_.size(0), embed_dim()});
+  require_offsets(offsets_, keys_.size(0));
+}
+
 }  // namespace contrastive::adapt

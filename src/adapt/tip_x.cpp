@@ -143,4 +143,14 @@ std::vector<std::pair<std::string, torch::Tensor*>> TipX::fitted() {
           {"ranges", &ranges_}};
 }
 
+void TipX::check_fitted() const {
+  require_shape("keys", keys_, {keys_.size(0), embed_dim()});
+  require_offsets(offsets_, keys_.size(0));
+  require_shape("centred", centred_, {num_classes(), embed_dim()});
+  require_shape("key_terms", key_terms_, {keys_.size(0)});
+  require_shape("class_keys", class_keys_, {num_classes(), embed_dim()});
+  require_shape("class_terms", class_terms_, {num_classes()});
+  require_shape("ranges", ranges_, {4}, at::kDouble);
+}
+
 }  // namespace contrastive::adapt

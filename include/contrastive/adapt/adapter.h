@@ -118,6 +118,16 @@ class CONTRASTIVE_API Adapter {
   /// Every fitted tensor by name, beyond the classifier's; the same function serves state() and restore().
   virtual std::vector<std::pair<std::string, torch::Tensor*>> fitted() { return {}; }
 
+  /// Looks at what restore() has taken from a file, by the two functions below.
+  virtual void check_fitted() const {}
+
+  /// Throws: CheckpointError unless the tensor has this shape and dtype (undefined: that of the weights).
+  void require_shape(const char* tensor_name, const torch::Tensor& tensor, at::IntArrayRef shape,
+                     at::ScalarType dtype = at::ScalarType::Undefined) const;
+
+  /// Throws: CheckpointError unless there is one a class, and the end, and they rise from 0 to num_keys.
+  void require_offsets(const torch::Tensor& offsets, int64_t num_keys) const;
+
   /// Rows of a tile.
   virtual int64_t tile_rows() const { return 256; }
 

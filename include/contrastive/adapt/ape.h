@@ -51,6 +51,7 @@ class CONTRASTIVE_API Ape : public Adapter {
   void sweep_terms(const QueryFeatures& tile,
                    const std::function<void(int64_t shape_point, const ScoreTerms&)>& visit) const override;
   std::vector<std::pair<std::string, torch::Tensor*>> fitted() override;
+  void check_fitted() const override;
   int64_t tile_rows() const override { return 64; }
 
  private:

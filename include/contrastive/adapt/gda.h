@@ -31,6 +31,7 @@ class CONTRASTIVE_API Gda : public Adapter {
   void do_fit(const SupportFeatures& support, const TextClassifier& classifier) override;
   ScoreTerms terms(const QueryFeatures& tile, const ParameterValues& values) const override;
   std::vector<std::pair<std::string, torch::Tensor*>> fitted() override;
+  void check_fitted() const override;
   int64_t tile_rows() const override { return 2048; }
 
  private:

@@ -47,6 +47,7 @@ class CONTRASTIVE_API Timo : public Adapter {
   void do_fit(const SupportFeatures& support, const TextClassifier& classifier) override;
   ScoreTerms terms(const QueryFeatures& tile, const ParameterValues& values) const override;
   std::vector<std::pair<std::string, torch::Tensor*>> fitted() override;
+  void check_fitted() const override;
 
   /// The text weights are made anew for each tile.
   int64_t tile_rows() const override { return 8192; }

@@ -290,6 +290,17 @@ TEST(TipXTest, RestoresWhatItSaved) {
   std::erase_if(state, [](const auto& entry) { return entry.first == "ranges"; });
   EXPECT_EQ(test::message_of<CheckpointError>([&] { other.restore(state); }),
             "[tip-x] the saved state has no tensor ranges");
+  state = adapter.state();
+  for (auto& [name, tensor] : state) {
+    if (name == "offsets") tensor = tensor * 2;
+  }
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { other.restore(state); }),
+            "[tip-x] the saved state's offsets must rise from 0 to 24");
+  for (auto& [name, tensor] : state) {
+    if (name == "keys") tensor = tensor.slice(1, 0, 7);
+  }
+  EXPECT_EQ(test::message_of<CheckpointError>([&] { other.restore(state); }),
+            "[tip-x] the saved state's keys must be Double [24, 24], but is Double [24, 7]");
 }
 
 TEST(TipXTest, SaysWhatIsWrong) {

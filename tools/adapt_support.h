@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "adapt_common.h"
+
+namespace contrastive::tools {
+
+/// What one of the commands of `clip_adapt support` was asked for.
+struct SupportArguments {
+  ModelArguments model;
+  SetArguments set{.split = "train"};
+  int64_t shots = 16;
+  int64_t seed = 1;
+  int64_t views = 1;
+  int64_t max_per_class = 0;
+  std::vector<std::string> files;
+  std::string output;
+};
+
+/// Returns: the command `support`, whose subcommands are from-split, append, cap and show.
+CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments);
+
+/// Runs the subcommand that was parsed.
+int run_support_command(const CLI::App& support, const SupportArguments& arguments);
+
+}  // namespace contrastive::tools
