@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# clip_adapt as a user runs it: support sets from a labelled split, adapters by several protocols, ranks, a saved
+# classifier, and what goes wrong.
+source "$(dirname "$0")/common.sh"
+adapt=("$BIN/clip_adapt")
+
+expect_success "$BIN/clip_train" --config "$TINY" name=run train.steps=14
+"$BIN/clip_data" synth set --samples 96 --samples-per-shard 48 --test-samples 60 --image-size 32 >/dev/null
+mkdir -p labelled
+cp -r set/test labelled/test
+cp -r set/test labelled/train
+cp set/classnames.txt set/zeroshot_classification_templates.txt labelled/
+python3 - <<'EOF'
+# Classes without a sample can't be learned from: keep those that there are two of.
+import collections, io, os, tarfile
+names = open("labelled/classnames.txt").read().splitlines()
+samples = collections.defaultdict(dict)
+for shard in sorted(os.listdir("set/test")):
+    if shard.endswith(".tar"):
+        for member in (tar := tarfile.open("set/test/" + shard)):
+            stem, extension = member.name.split(".", 1)
+            samples[shard + stem][extension] = tar.extractfile(member).read()
+counts = collections.Counter(int(s["cls"]) for s in samples.values())
+kept = [c for c in range(len(names)) if counts[c] >= 2]
+open("labelled/classnames.txt", "w").write("".join(names[c] + "\n" for c in kept))
+for split in ("train", "test"):
+    for old in os.listdir("labelled/" + split): os.remove(f"labelled/{split}/{old}")
+    with tarfile.open(f"labelled/{split}/0.tar", "w") as tar:
+        for i, sample in enumerate(s for s in samples.values() if counts[int(s["cls"])] >= 2):
+            for extension, data in sorted(sample.items()):
+                if extension == "cls": data = str(kept.index(int(data))).encode()
+                info = tarfile.TarInfo(f"{i:05d}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    open(f"labelled/{split}/nshards.txt", "w").write("1\n")
+EOF
+model=(--checkpoint runs/run --batch-size 16)
+
+# records FILE EXPRESSION: what python finds in a results file; r is the list of its lines.
+records() { python3 -c "import json,sys; r = [json.loads(l) for l in open(sys.argv[1])]; v = ($2); print(v)" "$1"; }
+same() { [[ $1 == "$2" ]] || fail "$3: '$1' is not '$2'"; checks=$((checks + 1)); }
+
+# A support set, and changes of it.
+expect_success "${adapt[@]}" support from-split "${model[@]}" --data labelled --shots 2 --views 2 --output two.safetensors
+expect_success "${adapt[@]}" support from-split "${model[@]}" --data labelled --shots 2 --views 2 --output again.safetensors
+cmp two.safetensors again.safetensors || fail "two equal commands made different support sets"
+expect_success "${adapt[@]}" support cap two.safetensors --per-class 1 --output one.safetensors
+expect_success "${adapt[@]}" support append one.safetensors two.safetensors --output both.safetensors
+expect_success "${adapt[@]}" support show both.safetensors
+grep -q "builder: from-split" out.txt || fail "show doesn't tell the builder"
+
+# Every adapter by every protocol that needs no other set.
+run=("${adapt[@]}" run "${model[@]}" --data labelled --accept-labels)
+expect_success "${run[@]}" --support two.safetensors --adapter tip-adapter,tip-adapter-f,tip-x,gda,ape,timo \
+  --protocol fixed,support-cv --set tip-x.psi=none --cache cache --output results.jsonl
+same "$(records results.jsonl 'len(r), sorted({x["protocol"] for x in r})')" "(13, ['fixed', 'support-cv'])" "results"
+same "$(records results.jsonl '[x["settings"]["psi"] for x in r if x["adapter"] == "tip-x"]')" "['none', 'none']" "settings"
+expect_success "${run[@]}" --support one.safetensors --adapter tip-x --protocol fixed,support-cv --output results.jsonl
+grep -q "left out, a class has a single image" out.txt || fail "support-cv of one image a class isn't mentioned"
+same "$(records results.jsonl 'len(r)')" 15 "results that were added"
+
+# Draws of few shots; ranks give the same.
+expect_success "${run[@]}" --shots 1,2 --seeds 2 --adapter tip-x,gda --output alone.jsonl
+expect_success "${run[@]}" --shots 1,2 --seeds 2 --adapter tip-x,gda --output ranks.jsonl --nproc 2
+same "$(records ranks.jsonl '[x["acc1"] for x in r]')" "$(records alone.jsonl '[x["acc1"] for x in r]')" "2 ranks"
+
+# A saved classifier says what the run said.
+expect_success "${run[@]}" --support two.safetensors --adapter tip-x --save saved.safetensors
+mkdir -p images
+tar -xf labelled/test/0.tar -C images
+image=$(find images -name '00000.*' ! -name '*.cls' ! -name '*.txt' ! -name '*.json' | head -n 1)
+expect_success "${adapt[@]}" predict "$image" --adapted saved.safetensors --checkpoint runs/run --top 2
+same "$(wc -l <out.txt)" 3 "predictions"
+
+# What goes wrong.
+expect_failure 1 "its features are of the model" "${adapt[@]}" run --checkpoint runs/run/checkpoints/step_00000007 \
+  --data labelled --support two.safetensors --adapter tip-x
+sed 's/"builder": "from-split"/"builder": "from-shards"/' two.json >named.json
+cp two.safetensors named.safetensors
+expect_failure 2 "take fixed or support-cv, or say --labelled-search" "${run[@]}" --support named.safetensors --adapter tip-x \
+  --protocol test-oracle
+expect_success "${run[@]}" --support named.safetensors --adapter tip-x --protocol test-oracle --labelled-search
+expect_failure 2 "there is no protocol \"cv\"" "${run[@]}" --support two.safetensors --adapter tip-x --protocol cv
+expect_failure 2 "there are zero-shot, tip-adapter" "${run[@]}" --support two.safetensors --adapter tip
+expect_failure 2 "has no option \"taux\"" "${run[@]}" --support two.safetensors --adapter tip-x --set tip-x.taux=1
+expect_failure 2 "name what to adapt with" "${run[@]}" --adapter tip-x
+expect_failure 2 "one adapter, one protocol" "${run[@]}" --support two.safetensors --adapter tip-x,gda --save x.safetensors
+head -c 2000 two.safetensors >cut.safetensors
+cp two.json cut.json
+expect_failure 1 "isn't the file that" "${run[@]}" --support cut.safetensors --adapter tip-x
+python3 - <<'EOF'
+lines = open("labelled/classnames.txt").read().splitlines()
+open("renamed.txt", "w").write("\n".join(["unicorn"] + lines[1:]) + "\n")
+EOF
+expect_failure 1 "classes are not in the support set: unicorn" "${run[@]}" --class-names renamed.txt --support two.safetensors \
+  --adapter tip-x
+echo '{"broken' >broken.jsonl
+expect_failure 1 "broken.jsonl:1" "${run[@]}" --support two.safetensors --adapter tip-x --output broken.jsonl
+
+echo "$checks checks passed"

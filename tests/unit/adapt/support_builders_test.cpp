@@ -1,0 +1,117 @@
+#include "contrastive/adapt/support_builders.h"
+
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <gtest/gtest.h>
+
+#include "contrastive/core/error.h"
+#include "contrastive/data/synthetic.h"
+#include "contrastive/eval/few_shot.h"
+#include "contrastive/eval/image_pass.h"
+
+#include "tests/support/errors.h"
+#include "tests/support/tensors.h"
+
+namespace contrastive::adapt {
+namespace {
+
+class SupportFromSplitTest : public ::testing::Test {
+ protected:
+  SupportFromSplitTest() {
+    models::ModelConfig config;
+    config.embed_dim = 16;
+    config.vision_cfg.layers = {1};
+    config.vision_cfg.width = 32;
+    config.vision_cfg.head_width = 16;
+    config.vision_cfg.patch_size = 8;
+    config.vision_cfg.image_size = 32;
+    config.text_cfg.layers = 1;
+    config.text_cfg.width = 16;
+    config.text_cfg.heads = 2;
+    model_ = models::ClipModel(config);
+    model_->reset_parameters(at::detail::createCPUGenerator(1));
+    set_ = data::synthetic_classification({.samples = 300, .image_size = 48});
+    spec_.size = 32;
+  }
+
+  SupportSet build(const FromSplitOptions& options) { return support_from_split(model_, spec_, set_, options); }
+
+  models::ClipModel model_{nullptr};
+  data::ClassificationSet set_;
+  image::PreprocessSpec spec_;
+};
+
+TEST_F(SupportFromSplitTest, TakesTheDrawnImagesAsEvaluationSeesThem) {
+  FromSplitOptions options;
+  options.shots = 3;
+  options.seed = 4;
+  const auto built = build(options);
+  const auto all = eval::collect_features(model_, spec_, *set_.source, 0, set_.source->size(), {});
+  const auto drawn = eval::draw_shots(all.labels, static_cast<int64_t>(set_.class_names.size()), 3, 4);
+  EXPECT_TRUE(built.features.labels.equal(all.labels.index_select(0, drawn)));
+  EXPECT_TRUE(test::tensors_near("keys", built.features.keys, all.features.index_select(0, drawn), {1e-6, 1e-6}));
+  EXPECT_EQ(built.rows.front().key, set_.source->key(drawn[0].item<int64_t>()));
+  EXPECT_FALSE(built.features.views.defined());
+  EXPECT_EQ(built.made_by.at("builder"), "from-split");
+}
+
+TEST_F(SupportFromSplitTest, AveragesViewsBeforeTheyAreNormalised) {
+  FromSplitOptions options;
+  options.shots = 2;
+  options.views = 3;
+  const auto built = build(options);
+  ASSERT_EQ(built.features.views.sizes(), at::IntArrayRef({built.size(), 3, 16}));
+  const auto directions = built.features.views.mean(1);
+  const auto of_normalised = directions / directions.norm(2, 1, true);
+  // Means of raw and of normalised rows are near each other, but not the same.
+  EXPECT_GT(built.features.keys.sub(of_normalised).abs().max().item<double>(), 1e-6);
+  EXPECT_GT((built.features.keys * of_normalised).sum(1).min().item<double>(), 0.99);
+  // The key lies in the span of its views.
+  for (int64_t i = 0; i < built.size(); ++i) {
+    const auto basis = built.features.views[i].t();  // [D, V]
+    const auto fit = std::get<0>(at::linalg_lstsq(basis, built.features.keys[i].unsqueeze(1)));
+    EXPECT_LT(basis.matmul(fit).squeeze(1).sub(built.features.keys[i]).abs().max().item<double>(), 1e-4);
+    EXPECT_GT(fit.min().item<double>(), 0);
+  }
+}
+
+TEST_F(SupportFromSplitTest, TheSameWhateverTheBatchAndTheWorkers) {
+  FromSplitOptions options;
+  options.shots = 2;
+  options.views = 2;
+  options.pass.batch_size = 64;
+  const auto once = build(options);
+  options.pass.batch_size = 5;
+  options.pass.workers = 1;
+  const auto again = build(options);
+  EXPECT_TRUE(test::tensors_near("keys", again.features.keys, once.features.keys, {1e-6, 1e-6}));
+  options.seed = 2;
+  EXPECT_FALSE(at::allclose(build(options).features.keys, once.features.keys));
+}
+
+TEST_F(SupportFromSplitTest, FewerShotsAreAmongMore) {
+  FromSplitOptions options;
+  options.shots = 1;
+  const auto one = build(options);
+  options.shots = 2;
+  const auto two = build(options);
+  for (int64_t c = 0; c < one.num_classes(); ++c) {
+    EXPECT_EQ(one.rows[static_cast<size_t>(c)].key,
+              two.rows[static_cast<size_t>(two.features.offsets()[c].item<int64_t>())].key);
+  }
+}
+
+TEST_F(SupportFromSplitTest, SaysWhatIsWrong) {
+  set_.class_names.emplace_back("unicorn");
+  EXPECT_EQ(test::message_of<DataError>([&] { build({}); }),
+            "[from-split] 1 of " + std::to_string(set_.class_names.size()) + " classes of " + set_.name +
+                " have no sample, the first is \"unicorn\"");
+  FromSplitOptions options;
+  options.views = 0;
+  EXPECT_EQ(test::message_of<ConfigError>([&] { build(options); }), "[from-split] views must be at least 1, but is 0");
+}
+
+}  // namespace
+}  // namespace contrastive::adapt
