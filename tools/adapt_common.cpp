@@ -10,7 +10,6 @@
 #include "contrastive/data/embedding_cache.h"
 #include "contrastive/distributed/connect.h"
 #include "contrastive/distributed/rank_environment.h"
-#include "contrastive/eval/class_prompts.h"
 #include "contrastive/eval/encoder.h"
 #include "contrastive/eval/feature_cache.h"
 #include "contrastive/train/trainer.h"
@@ -148,14 +147,18 @@ eval::LabelledFeatures AdaptModel::features(const data::ClassificationSet& set, 
   return result;
 }
 
-adapt::TextClassifier AdaptModel::classifier(const std::string& source, const data::ClassificationSet& set,
-                                             adapt::PromptPooling pooling) {
+eval::ClassPrompts AdaptModel::prompts(const std::string& source, const data::ClassificationSet& set) {
   std::optional<eval::ClassPrompts> prompts;
   for (const auto& name : split_names(source)) {
     auto part = eval::class_prompts(name, set);
     prompts = prompts ? adapt::join_prompts(*prompts, part) : std::move(part);
   }
-  return adapt::encode_text_classifier(loaded_.model, *tokenizer_, *prompts, set.class_names, pooling, bf16(), group_);
+  return *prompts;
+}
+
+adapt::TextClassifier AdaptModel::classifier(const eval::ClassPrompts& prompts, const data::ClassificationSet& set,
+                                             adapt::PromptPooling pooling) {
+  return adapt::encode_text_classifier(loaded_.model, *tokenizer_, prompts, set.class_names, pooling, bf16(), group_);
 }
 
 }  // namespace contrastive::tools

@@ -13,6 +13,7 @@
 #include "contrastive/adapt/text_classifier.h"
 #include "contrastive/data/classification_set.h"
 #include "contrastive/distributed/process_group.h"
+#include "contrastive/eval/class_prompts.h"
 #include "contrastive/eval/image_pass.h"
 #include "contrastive/eval/model_folder.h"
 #include "contrastive/eval/tower_features.h"
@@ -68,8 +69,10 @@ class AdaptModel {
   /// Embeddings of all images that can be read, on every rank, in CPU memory; from the cache, if there is one.
   eval::LabelledFeatures features(const data::ClassificationSet& set, const std::string& what);
 
-  /// `source`: names as eval::class_prompts takes them, several joined by '+'.
-  adapt::TextClassifier classifier(const std::string& source, const data::ClassificationSet& set,
+  /// Prompts by names as eval::class_prompts takes them, several joined by '+'.
+  static eval::ClassPrompts prompts(const std::string& source, const data::ClassificationSet& set);
+
+  adapt::TextClassifier classifier(const eval::ClassPrompts& prompts, const data::ClassificationSet& set,
                                    adapt::PromptPooling pooling);
 
  private:

@@ -88,7 +88,7 @@ class Run {
         arguments_.pooling == "mean_score" ? adapt::PromptPooling::mean_score : adapt::PromptPooling::mean_direction;
     const auto prompts = arguments_.prompts.empty() ? std::vector<std::string>{""} : arguments_.prompts;
     for (const auto& source : prompts) {
-      classifier_ = model_.classifier(source, test_set_, pooling);
+      classifier_ = model_.classifier(AdaptModel::prompts(source, test_set_), test_set_, pooling);
       zero_shot();
       for (const auto& file : arguments_.supports) from_file(file);
       for (const auto shots : arguments_.shots) {

@@ -1,9 +1,12 @@
 #include "adapt_support.h"
 
 #include <filesystem>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "contrastive/adapt/embedding_index.h"
+#include "contrastive/adapt/retrieval.h"
 #include "contrastive/adapt/support_builders.h"
 #include "contrastive/adapt/support_set.h"
 #include "contrastive/core/error.h"
@@ -31,6 +34,14 @@ int write(const adapt::SupportSet& set, const std::string& output) {
   return kDone;
 }
 
+/// Fills what tells the model, and writes the set.
+int finish(AdaptModel& model, adapt::SupportSet set, const std::string& output) {
+  set.model_sha256 = model.fingerprint();
+  set.preprocess = model.preprocess_words();
+  set.preprocess_sha256 = model.preprocess_sha256();
+  return model.is_first() ? write(set, output) : kDone;
+}
+
 int from_split(const SupportArguments& arguments) {
   require_output(arguments.output);
   AdaptModel model(arguments.model);
@@ -41,10 +52,57 @@ int from_split(const SupportArguments& arguments) {
   options.pass = model.image_pass("images");
   auto set =
       adapt::support_from_split(model.model(), model.preprocess(), open_set(arguments.set), options, model.group());
-  set.model_sha256 = model.fingerprint();
-  set.preprocess = model.preprocess_words();
-  set.preprocess_sha256 = model.preprocess_sha256();
-  return model.is_first() ? write(set, arguments.output) : kDone;
+  return finish(model, std::move(set), arguments.output);
+}
+
+int from_folder(const SupportArguments& arguments) {
+  require_output(arguments.output);
+  AdaptModel model(arguments.model);
+  adapt::FromFolderOptions options;
+  options.max_per_class = arguments.max_per_class;
+  options.pass = model.image_pass("images");
+  options.pass.skip_bad_samples = true;
+  adapt::FromFolderReport report;
+  auto set = adapt::support_from_folder(model.model(), model.preprocess(), open_set(arguments.set), options, &report,
+                                        model.group());
+  if (model.is_first()) {
+    fmt::print("left out: {} unreadable, {} repeated\n", report.unreadable.count, report.duplicates);
+    for (const auto& each : report.unreadable.first) fmt::print("  {}: {}\n", each.name, each.reason);
+  }
+  return finish(model, std::move(set), arguments.output);
+}
+
+int from_shards(const SupportArguments& arguments) {
+  require_output(arguments.output);
+  const adapt::EmbeddingIndex index({arguments.indices.begin(), arguments.indices.end()});
+  AdaptModel model(arguments.model);
+  if (index.model_sha256() != model.fingerprint()) {
+    throw DataError(
+        fmt::format("the index is of the model {}, but --checkpoint is {}", index.model_sha256(), model.fingerprint()));
+  }
+  const auto classes = open_set(arguments.set);
+  const auto prompts = AdaptModel::prompts(arguments.prompts, classes);
+  const auto classifier = model.classifier(prompts, classes, adapt::PromptPooling::mean_direction);
+  torch::Tensor excluded;
+  if (!arguments.excluded.data.empty()) {
+    excluded = model.features(open_set(arguments.excluded), "evaluation images").features;
+  }
+  adapt::RetrievalOptions options;
+  options.per_class = arguments.per_class;
+  options.min_per_class = arguments.min_per_class;
+  options.candidates = arguments.candidates;
+  options.duplicate_cosine = arguments.duplicate_cosine;
+  options.excluded_cosine = arguments.excluded_cosine;
+  options.one_class = !arguments.several_classes;
+  adapt::RetrievalReport report;
+  auto set = adapt::retrieve_support(index, classifier, prompts, excluded, options, &report);
+  set.class_ids = classes.class_ids;
+  if (model.is_first()) {
+    fmt::print(
+        "left out: {} near evaluation images, {} better for another class, {} near duplicates; {} taken all the same\n",
+        report.excluded, report.other_class, report.duplicates, report.fallbacks);
+  }
+  return finish(model, std::move(set), arguments.output);
 }
 
 int append(const SupportArguments& arguments) {
@@ -82,6 +140,51 @@ void add_output(CLI::App& command, SupportArguments& arguments) {
       ->required();
 }
 
+void add_set_options(CLI::App& command, SetArguments& set) {
+  command.add_option("--data", set.data, "the data set: see docs/evaluation.md")->required();
+  command.add_option("--split", set.split)->capture_default_str();
+  command.add_option("--class-names", set.class_names, "file in place of the data set's names, or `imagenet`");
+  command.add_option("--class-ids", set.class_ids, "file with the id of each class, or `imagenet`");
+}
+
+void add_from_folder(CLI::App& support, SupportArguments& arguments) {
+  auto* command = support.add_subcommand("from-folder", "all images of class folders: generated, or downloaded");
+  add_model_options(*command, arguments.model);
+  add_set_options(*command, arguments.set);
+  command->add_option("--max-per-class", arguments.max_per_class, "the first images of each class only; 0: all")
+      ->check(CLI::NonNegativeNumber);
+  add_output(*command, arguments);
+}
+
+void add_from_shards(CLI::App& support, SupportArguments& arguments) {
+  auto* command = support.add_subcommand(
+      "from-shards", "images of an index that lie nearest to the classes' texts: only class names are looked at");
+  add_model_options(*command, arguments.model);
+  command
+      ->add_option("--index", arguments.indices,
+                   "what `clip_embed images SHARDS --output FOLDER` wrote with the same checkpoint; may be repeated")
+      ->required()
+      ->allow_extra_args(false);
+  add_set_options(*command, arguments.set);
+  command->get_option("--data")->description("the data set whose classes are wanted; its images aren't looked at");
+  command->add_option("--prompts", arguments.prompts, "as for clip_eval zero-shot; A+B takes the prompts of both");
+  command->add_option("--per-class", arguments.per_class)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--min-per-class", arguments.min_per_class, "what the fallback fills a class up to")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command
+      ->add_option("--candidates", arguments.candidates, "best images of each prompt looked at; 0: 4 x per-class + 64")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--duplicate-cosine", arguments.duplicate_cosine, "of images more alike the better one stays")
+      ->capture_default_str();
+  command->add_flag("--several-classes", arguments.several_classes, "an image may stand for several classes");
+  command->add_option("--exclude", arguments.excluded.data, "a data set whose images must not be taken");
+  command->add_option("--exclude-split", arguments.excluded.split)->capture_default_str();
+  command->add_option("--excluded-cosine", arguments.excluded_cosine, "how like them an image may be")
+      ->capture_default_str();
+  add_output(*command, arguments);
+}
+
 }  // namespace
 
 CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments) {
@@ -90,16 +193,16 @@ CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments) {
 
   auto* split = support->add_subcommand("from-split", "a few images of each class of a labelled split");
   add_model_options(*split, arguments.model);
-  split->add_option("--data", arguments.set.data, "the data set: see docs/evaluation.md")->required();
-  split->add_option("--split", arguments.set.split)->capture_default_str();
-  split->add_option("--class-names", arguments.set.class_names, "file in place of the data set's names, or `imagenet`");
-  split->add_option("--class-ids", arguments.set.class_ids, "file with the id of each class, or `imagenet`");
+  add_set_options(*split, arguments.set);
   split->add_option("--shots", arguments.shots, "images a class")->check(CLI::PositiveNumber)->capture_default_str();
   split->add_option("--seed", arguments.seed)->check(CLI::NonNegativeNumber)->capture_default_str();
   split->add_option("--views", arguments.views, "random crops of each image; 1: the image as in evaluation")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   add_output(*split, arguments);
+
+  add_from_folder(*support, arguments);
+  add_from_shards(*support, arguments);
 
   auto* joined =
       support->add_subcommand("append", "join support sets of one model: rows of known classes, new classes");
@@ -119,6 +222,8 @@ CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments) {
 int run_support_command(const CLI::App& support, const SupportArguments& arguments) {
   const auto name = support.get_subcommands().front()->get_name();
   if (name == "from-split") return from_split(arguments);
+  if (name == "from-folder") return from_folder(arguments);
+  if (name == "from-shards") return from_shards(arguments);
   if (name == "append") return append(arguments);
   return name == "cap" ? cap(arguments) : show(arguments);
 }

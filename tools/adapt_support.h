@@ -18,11 +18,20 @@ struct SupportArguments {
   int64_t seed = 1;
   int64_t views = 1;
   int64_t max_per_class = 0;
+  std::vector<std::string> indices;
+  std::string prompts;
+  int64_t per_class = 16;
+  int64_t min_per_class = 1;
+  int64_t candidates = 0;
+  double duplicate_cosine = 0.94;
+  double excluded_cosine = 0.97;
+  bool several_classes = false;
+  SetArguments excluded;
   std::vector<std::string> files;
   std::string output;
 };
 
-/// Returns: the command `support`, whose subcommands are from-split, append, cap and show.
+/// Returns: the command `support`, whose subcommands are from-split, from-folder, from-shards, append, cap and show.
 CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments);
 
 /// Runs the subcommand that was parsed.

@@ -49,6 +49,20 @@ expect_success "${adapt[@]}" support append one.safetensors two.safetensors --ou
 expect_success "${adapt[@]}" support show both.safetensors
 grep -q "builder: from-split" out.txt || fail "show doesn't tell the builder"
 
+# From class names alone: an index of images, and class folders.
+expect_success "$BIN/clip_embed" images 'set/train/{00000..00001}.tar' --checkpoint runs/run --output index --dtype fp16
+retrieve=("${adapt[@]}" support from-shards "${model[@]}" --index index --data labelled --split test)
+expect_success "${retrieve[@]}" --per-class 3 --min-per-class 2 --output retrieved.safetensors
+grep -q "near evaluation images" out.txt || fail "from-shards doesn't say what was left out"
+expect_success "${retrieve[@]}" --per-class 3 --min-per-class 2 --output retrieved2.safetensors
+cmp retrieved.json retrieved2.json || fail "two equal searches gave different support sets"
+# To this model nearly all images are alike: none is far enough from the evaluation images.
+expect_failure 1 "classes have fewer than 2 images" "${retrieve[@]}" --min-per-class 2 --exclude labelled --output x.safetensors
+expect_success "${retrieve[@]}" --exclude labelled --excluded-cosine 1.01 --output x.safetensors
+expect_success "${adapt[@]}" support from-folder "${model[@]}" --data labelled --split train --output folder.safetensors
+expect_failure 1 "the index is of the model" "${adapt[@]}" support from-shards --checkpoint runs/run/checkpoints/step_00000007 \
+  --index index --data labelled --split test --output x.safetensors
+
 # Every adapter by every protocol that needs no other set.
 run=("${adapt[@]}" run "${model[@]}" --data labelled --accept-labels)
 expect_success "${run[@]}" --support two.safetensors --adapter tip-adapter,tip-adapter-f,tip-x,gda,ape,timo \
@@ -58,6 +72,9 @@ same "$(records results.jsonl '[x["settings"]["psi"] for x in r if x["adapter"] 
 expect_success "${run[@]}" --support one.safetensors --adapter tip-x --protocol fixed,support-cv --output results.jsonl
 grep -q "left out, a class has a single image" out.txt || fail "support-cv of one image a class isn't mentioned"
 same "$(records results.jsonl 'len(r)')" 15 "results that were added"
+
+expect_success "${run[@]}" --support retrieved.safetensors --support folder.safetensors --adapter tip-x,gda --output named.jsonl
+same "$(records named.jsonl '[x["support"] for x in r]')" "['none', 'retrieved', 'retrieved', 'folder', 'folder']" "kinds of support sets"
 
 # Draws of few shots; ranks give the same.
 expect_success "${run[@]}" --shots 1,2 --seeds 2 --adapter tip-x,gda --output alone.jsonl

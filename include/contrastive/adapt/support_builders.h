@@ -33,4 +33,25 @@ CONTRASTIVE_API SupportSet support_from_split(models::ClipModel& model, const im
                                               const data::ClassificationSet& train, const FromSplitOptions& options,
                                               const distributed::ProcessGroup& group = {});
 
+struct FromFolderOptions {
+  int64_t max_per_class = 0;                                 ///< the first images of a class; 0: all
+  eval::ImagePassOptions pass = {.skip_bad_samples = true};  ///< its stage doesn't matter
+};
+
+/// What support_from_folder left out.
+struct FromFolderReport {
+  eval::SkippedSamples unreadable = {};
+  int64_t duplicates = 0;  ///< images with the very features of an earlier one of their class
+};
+
+/// All images of a labelled set, such as generated or downloaded ones in class folders, as evaluation sees them. Images
+/// that can't be read are left out and reported, never replaced; so are repeated ones. Which class a folder is was
+/// decided when the set was opened (data::ClassificationSetOptions::class_names, class_ids). Fields that tell the model
+/// are left to the caller. Throws: DataError naming the classes that are left without an image; ConfigError if an
+/// option is out of range.
+CONTRASTIVE_API SupportSet support_from_folder(models::ClipModel& model, const image::PreprocessSpec& preprocess,
+                                               const data::ClassificationSet& set, const FromFolderOptions& options,
+                                               FromFolderReport* report = nullptr,
+                                               const distributed::ProcessGroup& group = {});
+
 }  // namespace contrastive::adapt

@@ -1,5 +1,8 @@
 #include "contrastive/adapt/support_builders.h"
 
+#include <memory>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -111,6 +114,60 @@ TEST_F(SupportFromSplitTest, SaysWhatIsWrong) {
   FromSplitOptions options;
   options.views = 0;
   EXPECT_EQ(test::message_of<ConfigError>([&] { build(options); }), "[from-split] views must be at least 1, but is 0");
+}
+
+/// Some samples of a set, of which some can't be read.
+class Damaged : public data::SampleSource {
+ public:
+  Damaged(const data::SampleSource& source, std::vector<int64_t> samples)
+      : source_(source), samples_(std::move(samples)) {}
+
+  int64_t size() const override { return static_cast<int64_t>(samples_.size()); }
+  void read(int64_t index, RandomStream& random, data::Sample& sample) const override {
+    const auto number = samples_[static_cast<size_t>(index)];
+    if (number < 0) throw DataError("no image");
+    source_.read(number, random, sample);
+  }
+  std::string describe(int64_t index) const override { return "sample " + std::to_string(index); }
+  std::string fingerprint() const override { return "damaged"; }
+
+ private:
+  const data::SampleSource& source_;
+  std::vector<int64_t> samples_;  ///< -1: can't be read
+};
+
+TEST_F(SupportFromSplitTest, AFolderGivesAllImagesButUnreadableAndRepeatedOnes) {
+  const auto all = eval::collect_features(model_, spec_, *set_.source, 0, 60, {});
+  std::vector<int64_t> samples;
+  for (int64_t i = 0; i < 60; ++i) samples.push_back(i);
+  samples.push_back(-1);
+  samples.push_back(3);  // again
+  // Only classes that occur can make a support set.
+  std::vector<int64_t> occurring;
+  for (int64_t c = 0; c < static_cast<int64_t>(set_.class_names.size()); ++c) {
+    if (all.labels.eq(c).any().item<bool>()) occurring.push_back(c);
+  }
+  auto damaged = set_;
+  damaged.source = std::make_shared<Damaged>(*set_.source, samples);
+  if (occurring.size() < set_.class_names.size()) {
+    EXPECT_NE(test::message_of<DataError>([&] {
+                support_from_folder(model_, spec_, damaged, {});
+              }).find("have no image that can be read"),
+              std::string::npos);
+    for (int64_t i = 60; i < 300; ++i) samples.push_back(i);
+    damaged.source = std::make_shared<Damaged>(*set_.source, samples);
+  }
+  FromFolderReport report;
+  const auto built = support_from_folder(model_, spec_, damaged, {}, &report);
+  EXPECT_EQ(report.unreadable.count, 1);
+  EXPECT_EQ(report.unreadable.first.front().name, "sample 60");
+  EXPECT_EQ(report.duplicates, 1);
+  EXPECT_EQ(built.size(), static_cast<int64_t>(samples.size()) - 2);
+  for (const auto& row : built.rows) EXPECT_NE(row.key, "sample 60");
+
+  FromFolderOptions options;
+  options.max_per_class = 1;
+  EXPECT_EQ(support_from_folder(model_, spec_, damaged, options).size(), built.num_classes());
 }
 
 }  // namespace
