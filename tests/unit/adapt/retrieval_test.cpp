@@ -22,10 +22,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class RetrievalTest : public ::testing::Test {
+class SupportRetrievalTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(::testing::TempDir()) / ("retrieval_" + std::to_string(::getpid()));
+    folder_ = fs::path(::testing::TempDir()) / ("support_retrieval_" + std::to_string(::getpid()));
     fs::create_directories(folder_);
   }
   void TearDown() override { fs::remove_all(folder_); }
@@ -64,7 +64,7 @@ class RetrievalTest : public ::testing::Test {
   fs::path folder_;
 };
 
-TEST_F(RetrievalTest, TakesTheNearestOfAllFolders) {
+TEST_F(SupportRetrievalTest, TakesTheNearestOfAllFolders) {
   const auto rows = test::adapt_normalized(test::adapt_field(3, 400, 24));
   const auto first = write_index("a", rows.slice(0, 0, 150).to(at::kHalf));
   const auto second = write_index("b", rows.slice(0, 150, 400).to(at::kHalf));
@@ -98,7 +98,7 @@ TEST_F(RetrievalTest, TakesTheNearestOfAllFolders) {
   EXPECT_EQ(set.made_by.at("builder"), "from-shards");
 }
 
-TEST_F(RetrievalTest, AnImageStandsForItsBestClassAndPrompt) {
+TEST_F(SupportRetrievalTest, AnImageStandsForItsBestClassAndPrompt) {
   const auto index =
       EmbeddingIndex({write_index("a", at::stack({row(.6, .5), row(.5, .6), row(.1, .9), row(.9, .1)}))});
   RetrievalOptions options;
@@ -113,7 +113,7 @@ TEST_F(RetrievalTest, AnImageStandsForItsBestClassAndPrompt) {
   EXPECT_EQ(retrieve_support(index, axes(), texts(), {}, options).size(), 8);
 }
 
-TEST_F(RetrievalTest, OfNearDuplicatesTheBetterOneStays) {
+TEST_F(SupportRetrievalTest, OfNearDuplicatesTheBetterOneStays) {
   const auto index =
       EmbeddingIndex({write_index("a", at::stack({row(.8, 0), row(.82, 0), row(.8, 0, .6), row(.82, 0), row(0, .9)}))});
   RetrievalOptions options;
@@ -124,7 +124,7 @@ TEST_F(RetrievalTest, OfNearDuplicatesTheBetterOneStays) {
   EXPECT_GE(report.duplicates, 2);
 }
 
-TEST_F(RetrievalTest, EvaluationImagesAreLeftOutEvenIfTooFewRemain) {
+TEST_F(SupportRetrievalTest, EvaluationImagesAreLeftOutEvenIfTooFewRemain) {
   const auto index = EmbeddingIndex({write_index("a", at::stack({row(.9, 0), row(.5, 0, .5), row(0, .9)}))});
   RetrievalOptions options;
   options.per_class = 2;
@@ -141,7 +141,7 @@ TEST_F(RetrievalTest, EvaluationImagesAreLeftOutEvenIfTooFewRemain) {
       "index may help");
 }
 
-TEST_F(RetrievalTest, TheFallbackFillsAClassAndSaysSo) {
+TEST_F(SupportRetrievalTest, TheFallbackFillsAClassAndSaysSo) {
   const auto index = EmbeddingIndex({write_index("a", at::stack({row(.6, .5), row(.9, .1), row(.91, .1)}))});
   RetrievalOptions options;
   options.per_class = 2;
@@ -154,7 +154,7 @@ TEST_F(RetrievalTest, TheFallbackFillsAClassAndSaysSo) {
   EXPECT_TRUE(set.rows[0].note.empty());
 }
 
-TEST_F(RetrievalTest, OfEqualScoresTheLowerRowComesFirstAndWhatIsNoNumberNever) {
+TEST_F(SupportRetrievalTest, OfEqualScoresTheLowerRowComesFirstAndWhatIsNoNumberNever) {
   auto rows = at::stack({row(.5, 0, .1), row(.5, 0, -.8), row(.5, 0, .8), row(0, .9)});
   rows[1][2] = std::numeric_limits<float>::quiet_NaN();
   const auto index = EmbeddingIndex({write_index("a", rows)});
@@ -163,7 +163,7 @@ TEST_F(RetrievalTest, OfEqualScoresTheLowerRowComesFirstAndWhatIsNoNumberNever) 
   EXPECT_EQ(keys(retrieve_support(index, axes(), texts(), {}, options)), (Keys{"a0", "a2", "a3"}));
 }
 
-TEST_F(RetrievalTest, SaysWhatIsWrongWithAnIndex) {
+TEST_F(SupportRetrievalTest, SaysWhatIsWrongWithAnIndex) {
   const auto rows = at::eye(4);
   const auto good = write_index("good", rows);
   EXPECT_EQ(
