@@ -16,6 +16,7 @@
 #include "contrastive/text/sentencepiece_tokenizer.h"
 #include "contrastive/text/wordpiece_tokenizer.h"
 
+#include "bench_adapt.h"
 #include "bench_loader.h"
 #include "bench_logistic.h"
 #include "bench_loss.h"
@@ -186,6 +187,22 @@ int main(int argc, char** argv) {
                            "a shipped model's name or JSON file, for weights without a config");
   load_command->add_option("--repetitions", repetitions)->check(CLI::PositiveNumber)->capture_default_str();
 
+  tools::AdaptArguments adapt;
+  auto* adapt_command = app.add_subcommand("adapt", "adapters on made-up features: fit and logits, search, retrieval");
+  adapt_command->add_option("--part", adapt.part)
+      ->check(CLI::IsMember({"score", "grid", "retrieval"}))
+      ->capture_default_str();
+  adapt_command->add_option("--adapter", adapt.adapter)->capture_default_str();
+  adapt_command->add_option("--images", adapt.images)->check(CLI::PositiveNumber)->capture_default_str();
+  adapt_command->add_option("--classes", adapt.classes, "or, of retrieval, prompts")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  adapt_command->add_option("--rows", adapt.rows, "of the support set or, of retrieval, the index")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  adapt_command->add_option("--dim", adapt.dim)->check(CLI::PositiveNumber)->capture_default_str();
+  adapt_command->add_option("--threads", adapt.threads, "0: one per core")->capture_default_str();
+
   tools::LogisticArguments logistic;
   auto* logistic_command = app.add_subcommand("logistic", "a logistic regression on features of a file");
   logistic_command
@@ -219,6 +236,10 @@ int main(int argc, char** argv) {
   loss_command->add_option("--threads", loss.threads, "0: one per core")->capture_default_str();
 
   return contrastive::tools::run_program(app, argc, argv, [&] {
+    if (adapt_command->parsed()) {
+      print(tools::bench_adapt(adapt));
+      return tools::kDone;
+    }
     if (logistic_command->parsed()) {
       print(tools::bench_logistic(logistic));
       return tools::kDone;

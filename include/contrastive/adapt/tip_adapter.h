@@ -38,7 +38,7 @@ class CONTRASTIVE_API TipAdapter : public Adapter {
                    const std::function<void(int64_t shape_point, const ScoreTerms&)>& visit) const override;
   std::vector<std::pair<std::string, torch::Tensor*>> fitted() override;
   void check_fitted() const override;
-  int64_t tile_rows() const override { return 64; }
+  int64_t tile_rows() const override { return 128; }
 
  private:
   TipAdapterOptions options_;
