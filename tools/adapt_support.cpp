@@ -1,15 +1,25 @@
 #include "adapt_support.h"
 
 #include <filesystem>
+#include <memory>
+#include <optional>
+#include <unordered_map>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "contrastive/adapt/contact_sheet.h"
 #include "contrastive/adapt/embedding_index.h"
 #include "contrastive/adapt/retrieval.h"
 #include "contrastive/adapt/support_builders.h"
 #include "contrastive/adapt/support_set.h"
 #include "contrastive/core/error.h"
+#include "contrastive/core/file.h"
+#include "contrastive/core/random.h"
+#include "contrastive/data/shard_index.h"
+#include "contrastive/data/shard_list.h"
+#include "contrastive/data/webdataset_source.h"
+#include "contrastive/image/image.h"
 
 #include "common/program.h"
 
@@ -120,6 +130,69 @@ int cap(const SupportArguments& arguments) {
                arguments.output);
 }
 
+/// Images of a data set or of shards, by their keys.
+class KeyedImages {
+ public:
+  explicit KeyedImages(const SupportArguments& arguments) {
+    if (arguments.set.data.empty() == arguments.shards.empty()) {
+      throw ConfigError("name where the images are: --data DIR (and --split), or --shards LIST");
+    }
+    if (arguments.shards.empty()) {
+      source_ = open_set(arguments.set).source;
+    } else {
+      const auto shards = data::expand_shard_list(arguments.shards);
+      data::require_shards_exist(shards);
+      data::WebdatasetOptions options;
+      options.need_caption = false;
+      source_ = std::make_shared<data::WebdatasetSource>(data::ShardIndex::open(shards), options);
+    }
+    for (int64_t i = 0; i < source_->size(); ++i) samples_.emplace(source_->key(i), i);
+  }
+
+  /// None if there is no such image, or it can't be read.
+  std::optional<image::Image> read(const std::string& wanted) const {
+    const auto found = samples_.find(wanted);
+    if (found == samples_.end()) return std::nullopt;
+    try {
+      RandomStream random(/*seed=*/0, RandomPurpose::few_shot, {});
+      data::Sample sample;
+      source_->read(found->second, random, sample);
+      return sample.encoded.empty() ? sample.drawn : image::decode_image(sample.encoded);
+    } catch (const DataError&) {
+      return std::nullopt;
+    }
+  }
+
+ private:
+  std::shared_ptr<const data::SampleSource> source_;
+  std::unordered_map<std::string, int64_t> samples_;
+};
+
+int sheet(const SupportArguments& arguments) {
+  if (fs::path(arguments.output).extension() != ".png") {
+    throw ConfigError(fmt::format("--output {}: must end in .png", arguments.output));
+  }
+  const auto set = adapt::read_support_set(arguments.files.front());
+  const KeyedImages images(arguments);
+  adapt::ContactSheetOptions options;
+  options.first_class = arguments.first_class;
+  if (arguments.max_per_class > 0) options.per_class = arguments.max_per_class;
+  int64_t missing = 0;
+  const auto picture = adapt::draw_contact_sheet(
+      set,
+      [&](int64_t row) {
+        auto image = images.read(set.rows[static_cast<size_t>(row)].key);
+        missing += image ? 0 : 1;
+        return image;
+      },
+      options);
+  const auto bytes = image::encode_png(picture);
+  write_file_atomically(arguments.output, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  fmt::print("{} x {} pixels in {}\n", picture.width, picture.height, arguments.output);
+  if (missing > 0) fmt::print("{} images were not found, or can't be read: grey\n", missing);
+  return kDone;
+}
+
 int show(const SupportArguments& arguments) {
   for (const auto& file : arguments.files) {
     const auto set = adapt::read_support_set(file);
@@ -214,6 +287,15 @@ CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments) {
   capped->add_option("--per-class", arguments.max_per_class)->required()->check(CLI::PositiveNumber);
   add_output(*capped, arguments);
 
+  auto* drawn = support->add_subcommand("sheet", "a picture of a support set: thumbnails of every class");
+  drawn->add_option("file", arguments.files, "support set")->required()->expected(1);
+  drawn->add_option("--data", arguments.set.data, "the data set that its images are from");
+  drawn->add_option("--split", arguments.set.split)->capture_default_str();
+  drawn->add_option("--shards", arguments.shards, "the shards that its images are from");
+  drawn->add_option("--per-class", arguments.max_per_class, "thumbnails of a class; without it 10");
+  drawn->add_option("--first-class", arguments.first_class, "where the sheet begins; it shows 100 at most");
+  drawn->add_option("--output", arguments.output, "a .png file")->required();
+
   auto* shown = support->add_subcommand("show", "what is in support sets");
   shown->add_option("files", arguments.files, "support sets")->required();
   return support;
@@ -225,6 +307,7 @@ int run_support_command(const CLI::App& support, const SupportArguments& argumen
   if (name == "from-folder") return from_folder(arguments);
   if (name == "from-shards") return from_shards(arguments);
   if (name == "append") return append(arguments);
+  if (name == "sheet") return sheet(arguments);
   return name == "cap" ? cap(arguments) : show(arguments);
 }
 

@@ -27,11 +27,14 @@ struct SupportArguments {
   double excluded_cosine = 0.97;
   bool several_classes = false;
   SetArguments excluded;
+  std::string shards;
+  int64_t first_class = 0;
   std::vector<std::string> files;
   std::string output;
 };
 
-/// Returns: the command `support`, whose subcommands are from-split, from-folder, from-shards, append, cap and show.
+/// Returns: the command `support`, whose subcommands are from-split, from-folder, from-shards, append, cap, show and
+/// sheet.
 CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments);
 
 /// Runs the subcommand that was parsed.

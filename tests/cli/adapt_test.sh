@@ -63,6 +63,15 @@ expect_success "${adapt[@]}" support from-folder "${model[@]}" --data labelled -
 expect_failure 1 "the index is of the model" "${adapt[@]}" support from-shards --checkpoint runs/run/checkpoints/step_00000007 \
   --index index --data labelled --split test --output x.safetensors
 
+# Pictures of them.
+for sheet in "two --data labelled" "retrieved --shards set/train/{00000..00001}.tar"; do
+  read -r name where <<<"$sheet"
+  # shellcheck disable=SC2086
+  expect_success "${adapt[@]}" support sheet $name.safetensors $where --output $name.png
+  ! grep -q grey out.txt || fail "$name: $(cat out.txt)"
+done
+expect_failure 2 "must end in .png" "${adapt[@]}" support sheet two.safetensors --data labelled --output two.jpg
+
 # Every adapter by every protocol that needs no other set.
 run=("${adapt[@]}" run "${model[@]}" --data labelled --accept-labels)
 expect_success "${run[@]}" --support two.safetensors --adapter tip-adapter,tip-adapter-f,tip-x,gda,ape,timo \
