@@ -64,22 +64,6 @@ class ChosenViews : public data::SampleSource {
   const FromSplitOptions& options_;
 };
 
-/// The labels of all samples, without decoding an image. [N]
-torch::Tensor read_labels(const data::ClassificationSet& set) {
-  auto labels = at::empty({set.source->size()}, at::kLong);
-  RandomStream random(0, RandomPurpose::few_shot, {});
-  data::Sample sample;
-  for (int64_t i = 0; i < labels.size(0); ++i) {
-    set.source->read(i, random, sample);
-    if (sample.label < 0 || sample.label >= static_cast<int64_t>(set.class_names.size())) {
-      throw DataError(fmt::format("{}: the label must be in [0, {}), but is {}", set.source->describe(i),
-                                  set.class_names.size(), sample.label));
-    }
-    labels.data_ptr<int64_t>()[i] = sample.label;
-  }
-  return labels;
-}
-
 void check(const FromSplitOptions& options) {
   if (options.shots < 1)
     throw ConfigError(fmt::format("[from-split] shots must be at least 1, but is {}", options.shots));
@@ -120,7 +104,7 @@ SupportSet support_from_split(models::ClipModel& model, const image::PreprocessS
                               const data::ClassificationSet& train, const FromSplitOptions& options,
                               const distributed::ProcessGroup& group) {
   check(options);
-  const auto labels = read_labels(train);
+  const auto labels = eval::read_labels(train);
   require_every_class(labels, train);
   const auto num_classes = static_cast<int64_t>(train.class_names.size());
   const auto drawn = eval::draw_shots(labels, num_classes, options.shots, options.seed);

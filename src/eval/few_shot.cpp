@@ -42,23 +42,6 @@ class ChosenSamples : public data::SampleSource {
   std::vector<int64_t> indices_;
 };
 
-/// The labels of all samples, without decoding an image. [N]
-torch::Tensor read_labels(const data::ClassificationSet& set) {
-  const auto num_classes = static_cast<int64_t>(set.class_names.size());
-  auto labels = at::empty({set.source->size()}, at::kLong);
-  RandomStream random(0, RandomPurpose::few_shot, {});
-  data::Sample sample;
-  for (int64_t i = 0; i < labels.size(0); ++i) {
-    set.source->read(i, random, sample);
-    if (sample.label < 0 || sample.label >= num_classes) {
-      throw DataError(fmt::format("{}: the label must be in [0, {}), but is {}", set.source->describe(i), num_classes,
-                                  sample.label));
-    }
-    labels.data_ptr<int64_t>()[i] = sample.label;
-  }
-  return labels;
-}
-
 void check(const data::ClassificationSet& train, const data::ClassificationSet& test, const FewShotOptions& options) {
   if (train.class_names != test.class_names) {
     throw DataError(fmt::format("[few_shot] the classes of {} ({}) and {} ({}) must be the same", train.name,
@@ -116,6 +99,22 @@ torch::Tensor LinearRegression::scores(const torch::Tensor& features) const {
 /// With the constant beside it. Shapes: [N, D] to [N, D + 1].
 torch::Tensor LinearRegression::standardised(const torch::Tensor& features) const {
   return at::constant_pad_nd((features - mean_) / std_, {0, 1}, kBiasConstant);
+}
+
+torch::Tensor read_labels(const data::ClassificationSet& set) {
+  const auto num_classes = static_cast<int64_t>(set.class_names.size());
+  auto labels = at::empty({set.source->size()}, at::kLong);
+  RandomStream random(0, RandomPurpose::few_shot, {});
+  data::Sample sample;
+  for (int64_t i = 0; i < labels.size(0); ++i) {
+    set.source->read(i, random, sample);
+    if (sample.label < 0 || sample.label >= num_classes) {
+      throw DataError(fmt::format("{}: the label must be in [0, {}), but is {}", set.source->describe(i), num_classes,
+                                  sample.label));
+    }
+    labels.data_ptr<int64_t>()[i] = sample.label;
+  }
+  return labels;
 }
 
 torch::Tensor draw_shots(const torch::Tensor& labels, int64_t num_classes, int64_t shots, int64_t seed) {

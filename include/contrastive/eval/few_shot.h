@@ -40,6 +40,10 @@ class CONTRASTIVE_API LinearRegression {
   torch::Tensor weights_;
 };
 
+/// The labels of all samples, without decoding an image. [N] int64. Throws: DataError naming the sample whose label
+/// isn't a class.
+CONTRASTIVE_API torch::Tensor read_labels(const data::ClassificationSet& set);
+
 /// Up to `shots` samples of every class, drawn by the seed; the first of more shots are those of fewer. Classes stand
 /// one after the other. Shapes: labels [N] int64 to [at most num_classes * shots], indices into labels.
 CONTRASTIVE_API torch::Tensor draw_shots(const torch::Tensor& labels, int64_t num_classes, int64_t shots, int64_t seed);
