@@ -195,12 +195,12 @@ struct Encoder::Parts {
     return (options.normalize ? models::l2_normalize(features) : features.to(at::kFloat)).cpu();
   }
 
-  torch::Tensor encode_pixels(const torch::Tensor& pixels) const {
+  torch::Tensor encode_pixels(const torch::Tensor& pixels, bool places = false) const {
     const torch::NoGradGuard no_grad;
     auto own = model;  // a handle: forward passes are not const
     const auto images = data::normalize_images(pixels, preprocess.mean, preprocess.std, device);
     const models::AutocastGuard autocast(device.type(), options.bf16);
-    return finish(own->encode_image(images));
+    return finish(places ? own->encode_places(images) : own->encode_image(images));
   }
 
   torch::Tensor encode_tokens(const torch::Tensor& tokens) const {
@@ -211,7 +211,7 @@ struct Encoder::Parts {
   }
 
   torch::Tensor tokenize(std::span<const std::string> texts) const;
-  EncodedImages encode(const ImageSource& source) const;
+  EncodedImages encode(const ImageSource& source, bool places = false) const;
   torch::Tensor concatenate(const std::vector<torch::Tensor>& rows) const;
 };
 
@@ -230,7 +230,7 @@ torch::Tensor Encoder::Parts::tokenize(std::span<const std::string> texts) const
   return rows.narrow(1, 0, can_be_cut ? longest : config.context_length).to(at::kLong);
 }
 
-EncodedImages Encoder::Parts::encode(const ImageSource& source) const {
+EncodedImages Encoder::Parts::encode(const ImageSource& source, bool places) const {
   std::vector<torch::Tensor> rows;
   const auto size = source.size();
   if (size > 0) {
@@ -239,8 +239,8 @@ EncodedImages Encoder::Parts::encode(const ImageSource& source) const {
     pipeline(
         num_batches(size, batch_size), [&](int64_t) { return loader.next().value(); },
         [&](const data::LabelledBatch& batch) {
-          const auto failed = batch.labels.eq(kFailed).unsqueeze(1);  // [B, 1]
-          rows.push_back(encode_pixels(batch.images).masked_fill_(failed, 0));
+          const auto failed = batch.labels.eq(kFailed).nonzero().flatten();
+          rows.push_back(encode_pixels(batch.images, places).index_fill_(0, failed, 0));
         });
   }
   return {concatenate(rows), source.failures()};
@@ -282,6 +282,11 @@ Encoder::Encoder(std::shared_ptr<const Parts> parts) : parts_(std::move(parts)) 
 
 torch::Tensor Encoder::encode_images(std::span<const fs::path> files) const {
   return parts_->encode(FileSource(files, parts_->options.limits, /*note_failures=*/false)).features;
+}
+
+torch::Tensor Encoder::encode_places(std::span<const fs::path> files) const {
+  if (files.empty()) return at::empty({0, 1, embed_dim()});
+  return parts_->encode(FileSource(files, parts_->options.limits, /*note_failures=*/false), /*places=*/true).features;
 }
 
 torch::Tensor Encoder::encode_image_bytes(std::span<const std::span<const uint8_t>> images) const {

@@ -113,6 +113,7 @@ class Pass {
     const auto images = data::normalize_images(pixels, preprocess_.mean, preprocess_.std, device_);
     const models::AutocastGuard autocast(device_.type(), options_.bf16);
     if (options_.stage == FeatureStage::tower) return model_->visual->forward_features(images).to(at::kFloat);
+    if (options_.stage == FeatureStage::places) return models::l2_normalize(model_->encode_places(images)).flatten(1);
     const auto embeddings = model_->encode_image(images);
     return options_.stage == FeatureStage::projection ? embeddings.to(at::kFloat) : models::l2_normalize(embeddings);
   }
@@ -147,6 +148,15 @@ SkippedSamples gather_skipped(const SkippedSamples& own, const distributed::Proc
   return all;
 }
 
+/// The features of a row; how many places an image has, the first batch tells, and a rank may have none.
+int64_t row_width(models::ClipModelImpl& model, FeatureStage stage, const std::vector<torch::Tensor>& batches,
+                  const distributed::ProcessGroup& group) {
+  if (stage == FeatureStage::tower) return model.visual->feature_width();
+  if (stage != FeatureStage::places) return model.config().embed_dim;
+  const auto own = at::full({1}, batches.empty() ? 0 : batches.front().size(1), at::kLong);
+  return group.all_gather(own).max().item<int64_t>();
+}
+
 }  // namespace
 
 SkippedSamples encode_images(models::ClipModel& model, const image::PreprocessSpec& preprocess,
@@ -173,8 +183,7 @@ SkippedSamples encode_images(models::ClipModel& model, const image::PreprocessSp
 CollectedFeatures collect_features(models::ClipModel& model, const image::PreprocessSpec& preprocess,
                                    const data::SampleSource& source, int64_t begin, int64_t end,
                                    const ImagePassOptions& options, const distributed::ProcessGroup& group) {
-  const auto width = options.stage == FeatureStage::tower ? model->visual->feature_width() : model->config().embed_dim;
-  std::vector<torch::Tensor> features{at::empty({0, width})};
+  std::vector<torch::Tensor> features;
   std::vector<torch::Tensor> labels{at::empty({0}, at::kLong)};
   std::vector<int64_t> samples;
   CollectedFeatures result;
@@ -183,6 +192,7 @@ CollectedFeatures collect_features(models::ClipModel& model, const image::Prepro
     labels.push_back(batch.labels);
     samples.insert(samples.end(), batch.samples.begin(), batch.samples.end());
   });
+  features.push_back(at::empty({0, row_width(*model, options.stage, features, group)}));
   const auto positions = detail::gather_rows(at::tensor(samples, at::kLong), group);
   const auto order = positions.argsort();
   result.features = detail::gather_rows(at::cat(features), group).index_select(0, order);

@@ -109,7 +109,8 @@ BitResNetImpl::BitResNetImpl(const VisionConfig& config, int64_t embed_dim, torc
   }
 }
 
-torch::Tensor BitResNetImpl::forward_features(const torch::Tensor& images) {
+/// Shapes: images [B, 3, H, W] to [B, D, H / 32, W / 32].
+torch::Tensor BitResNetImpl::feature_map(const torch::Tensor& images) {
   check_images(images);
   // ATen's group norm is as fast and six times more exact in this layout than in channels-last.
   auto x = stem->forward(images.to(stem->weight.scalar_type()).contiguous());
@@ -117,7 +118,16 @@ torch::Tensor BitResNetImpl::forward_features(const torch::Tensor& images) {
   for (const auto& block : blocks) {
     x = detail::run_block(checkpoint_, *block, x, [block](const torch::Tensor& y) { return block->forward(y); });
   }
-  return norm->forward(x).mean({2, 3});  // [B, D]
+  return norm->forward(x);
+}
+
+torch::Tensor BitResNetImpl::forward_features(const torch::Tensor& images) {
+  return feature_map(images).mean({2, 3});  // [B, D]
+}
+
+torch::Tensor BitResNetImpl::forward_places(const torch::Tensor& images) {
+  const auto map = feature_map(images);
+  return at::cat({map.mean({2, 3}).unsqueeze(1), map.flatten(2).transpose(1, 2)}, 1);
 }
 
 torch::Tensor BitResNetImpl::project(const torch::Tensor& features) const {

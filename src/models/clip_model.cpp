@@ -63,6 +63,10 @@ torch::Tensor ClipModelImpl::encode_image(const torch::Tensor& images) {
   return visual->forward(images);
 }
 
+torch::Tensor ClipModelImpl::encode_places(const torch::Tensor& images) {
+  return visual->project(visual->forward_places(images));
+}
+
 torch::Tensor ClipModelImpl::encode_text(const torch::Tensor& tokens) {
   return text->forward(tokens);
 }

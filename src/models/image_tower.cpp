@@ -71,6 +71,10 @@ torch::Tensor ImageTowerImpl::forward(const torch::Tensor& images) {
   return project(features);
 }
 
+torch::Tensor ImageTowerImpl::forward_places(const torch::Tensor&) {
+  throw ConfigError("[encode_places] the places of an image have no features in this image tower");
+}
+
 void ImageTowerImpl::check_images(const torch::Tensor& images) const {
   TORCH_CHECK(images.dim() == 4 && images.size(1) == 3 && images.size(2) == image_size_ &&
                   images.size(3) == image_size_ && images.is_floating_point(),

@@ -84,13 +84,23 @@ MlpMixerImpl::MlpMixerImpl(const VisionConfig& config, int64_t embed_dim, Activa
   }
 }
 
-torch::Tensor MlpMixerImpl::forward_features(const torch::Tensor& images) {
+/// Shapes: images [B, 3, H, W] to [B, P, D].
+torch::Tensor MlpMixerImpl::forward_patches(const torch::Tensor& images) {
   check_images(images);
   auto x = stem->forward(images);  // [B, P, D]
   for (const auto& block : blocks) {
     x = detail::run_block(checkpoint_, *block, x, [block](const torch::Tensor& y) { return block->forward(y); });
   }
-  return norm->forward(x).mean(1);  // [B, D]
+  return norm->forward(x);
+}
+
+torch::Tensor MlpMixerImpl::forward_features(const torch::Tensor& images) {
+  return forward_patches(images).mean(1);  // [B, D]
+}
+
+torch::Tensor MlpMixerImpl::forward_places(const torch::Tensor& images) {
+  const auto patches = forward_patches(images);
+  return at::cat({patches.mean(1, /*keepdim=*/true), patches}, 1);
 }
 
 torch::Tensor MlpMixerImpl::project(const torch::Tensor& features) const {

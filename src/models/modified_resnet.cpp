@@ -65,11 +65,21 @@ AttentionPool2dImpl::AttentionPool2dImpl(int64_t side, int64_t channels, int64_t
   c_proj = register_module("c_proj", Linear(channels, embed_dim, device));
 }
 
-torch::Tensor AttentionPool2dImpl::forward_features(const torch::Tensor& x) const {
+torch::Tensor AttentionPool2dImpl::tokens(const torch::Tensor& x) const {
   const auto places = x.flatten(2).transpose(1, 2);  // [B, h w, C]
-  const auto tokens = at::cat({places.mean(1, /*keepdim=*/true), places}, 1) + positional_embedding.to(x.scalar_type());
-  return detail::single_query_attention(q_proj->forward(tokens.select(1, 0)), k_proj->forward(tokens),
-                                        v_proj->forward(tokens), heads_, {});  // [B, C]
+  return at::cat({places.mean(1, /*keepdim=*/true), places}, 1) + positional_embedding.to(x.scalar_type());
+}
+
+torch::Tensor AttentionPool2dImpl::forward_features(const torch::Tensor& x) const {
+  const auto all = tokens(x);
+  return detail::single_query_attention(q_proj->forward(all.select(1, 0)), k_proj->forward(all), v_proj->forward(all),
+                                        heads_, {});  // [B, C]
+}
+
+torch::Tensor AttentionPool2dImpl::forward_places(const torch::Tensor& x) const {
+  const auto all = tokens(x);
+  const auto qkv = at::cat({q_proj->forward(all), k_proj->forward(all), v_proj->forward(all)}, 2);
+  return detail::packed_attention(qkv, heads_, /*causal=*/false);
 }
 
 void AttentionPool2dImpl::reset_parameters(at::Generator& generator) {
@@ -114,7 +124,8 @@ torch::Tensor ModifiedResNetImpl::stem(const torch::Tensor& images) {
   return at::avg_pool2d(x, 2);  // [B, width, H / 4, W / 4]
 }
 
-torch::Tensor ModifiedResNetImpl::forward_features(const torch::Tensor& images) {
+/// Shapes: images [B, 3, H, W] to [B, C, H / 32, W / 32].
+torch::Tensor ModifiedResNetImpl::feature_map(const torch::Tensor& images) {
   check_images(images);
   // Convolutions of both devices' libraries work in this layout; others are converted on the way in and out of each.
   auto x = stem(images.to(conv1->weight.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast));
@@ -122,7 +133,15 @@ torch::Tensor ModifiedResNetImpl::forward_features(const torch::Tensor& images) 
     x = detail::run_block(checkpoint_, *block, x,
                           [kept = block.ptr()](const torch::Tensor& y) { return kept->forward(y); });
   }
-  return attnpool->forward_features(x);
+  return x;
+}
+
+torch::Tensor ModifiedResNetImpl::forward_features(const torch::Tensor& images) {
+  return attnpool->forward_features(feature_map(images));
+}
+
+torch::Tensor ModifiedResNetImpl::forward_places(const torch::Tensor& images) {
+  return attnpool->forward_places(feature_map(images));
 }
 
 int64_t ModifiedResNetImpl::layer_group(const std::string& name) const {

@@ -50,6 +50,18 @@ torch::Tensor TimmVisionTransformerImpl::forward_features(const torch::Tensor& i
   return pre_logits ? pre_logits->forward(features).tanh() : features;  // [B, D]
 }
 
+torch::Tensor TimmVisionTransformerImpl::forward_places(const torch::Tensor& images) {
+  if (attn_pool) return ImageTowerImpl::forward_places(images);
+  check_images(images);
+  const auto tokens = transformer->forward(embed(images));
+  auto all = ln_post->forward(tokens);
+  if (!is_pooled_at_class_token()) {
+    const auto mean = config_.final_ln_after_pool ? ln_post->forward(pool(tokens)) : pool(all);
+    all = at::cat({mean.unsqueeze(1), all.slice(1, config_.class_token ? 1 : 0)}, 1);
+  }
+  return pre_logits ? pre_logits->forward(all).tanh() : all;
+}
+
 torch::Tensor TimmVisionTransformerImpl::forward_tokens(const torch::Tensor& images) {
   check_images(images);
   const auto tokens = transformer->forward(embed(images));

@@ -35,6 +35,16 @@ torch::Tensor VisionTransformerImpl::forward_features(const torch::Tensor& image
   return pool(embed(images));  // [B, D]
 }
 
+torch::Tensor VisionTransformerImpl::forward_places(const torch::Tensor& images) {
+  check_images(images);
+  const auto tokens = transformer->forward(embed(images));
+  const auto all = ln_post->forward(tokens);
+  if (config_.pool_type == "tok") return all;
+  const auto patches = all.slice(1, 1);
+  const auto mean = config_.final_ln_after_pool ? ln_post->forward(tokens.slice(1, 1).mean(1)) : patches.mean(1);
+  return at::cat({mean.unsqueeze(1), patches}, 1);
+}
+
 int64_t VisionTransformerImpl::num_layer_groups() const {
   return detail::num_block_groups(config_.layers.front());
 }

@@ -70,7 +70,11 @@ class CONTRASTIVE_API Encoder {
   /// H = W = image_size(). Throws: Error on another shape or dtype.
   torch::Tensor encode_images(const torch::Tensor& pixels) const;
 
-  /// The same as above, but images that can't be read are reported instead of thrown.
+  /// Each image's embedding, then that of each place in it (ImageTower::forward_places). Shapes: N files to
+  /// [N, 1 + T, E]. Throws: ConfigError for towers whose places have none.
+  torch::Tensor encode_places(std::span<const std::filesystem::path> files) const;
+
+  /// The same as encode_images, but images that can't be read are reported instead of thrown.
   EncodedImages try_encode_images(std::span<const std::filesystem::path> files) const;
   EncodedImages try_encode_image_bytes(std::span<const std::span<const uint8_t>> images) const;
 

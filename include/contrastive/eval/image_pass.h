@@ -21,6 +21,7 @@ enum class FeatureStage {
   tower,       ///< before the projection, as the tower gives them: [B, W]
   projection,  ///< behind the projection, as the model gives them: [B, E]
   embedding,   ///< the same, L2-normalised
+  places,      ///< that and the embedding of each place in the image, each L2-normalised: [B, (1 + T) E]
 };
 
 struct ImagePassOptions {
@@ -35,7 +36,7 @@ struct ImagePassOptions {
 
 /// The images of one batch that could be read.
 struct FeatureBatch {
-  torch::Tensor features = {};                         ///< [B, W] or [B, E] fp32, on the model's device
+  torch::Tensor features = {};                         ///< [B, ...] by the stage, fp32, on the model's device
   torch::Tensor labels = {};                           ///< [B] int64 in CPU memory, -1 where the source has none
   std::vector<std::vector<int64_t>> label_lists = {};  ///< [B], of multi-label sets
   std::vector<int64_t> samples = {};                   ///< [B] positions in the source
@@ -64,7 +65,7 @@ CONTRASTIVE_API SkippedSamples encode_images(models::ClipModel& model, const ima
 
 /// The features of many images, in the order of their source.
 struct CollectedFeatures {
-  torch::Tensor features;        ///< [n, W] or [n, E] fp32, in CPU memory
+  torch::Tensor features;        ///< [n, ...] by the stage, fp32, in CPU memory
   torch::Tensor labels;          ///< [n] int64
   std::vector<int64_t> samples;  ///< [n] positions in the source; those that were left out are missing
   SkippedSamples skipped;

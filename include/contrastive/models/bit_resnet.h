@@ -81,6 +81,7 @@ class CONTRASTIVE_API BitResNetImpl : public ImageTowerImpl {
   BitResNetImpl(const VisionConfig& config, int64_t embed_dim, torch::Device device);
 
   torch::Tensor forward_features(const torch::Tensor& images) override;
+  torch::Tensor forward_places(const torch::Tensor& images) override;
   torch::Tensor project(const torch::Tensor& features) const override;
   bool has_head() const override { return !proj.is_empty(); }
   int64_t num_layer_groups() const override { return 1 + num_stages_; }
@@ -94,6 +95,8 @@ class CONTRASTIVE_API BitResNetImpl : public ImageTowerImpl {
   Linear proj{nullptr};                  ///< head.proj; empty without a projection
 
  private:
+  torch::Tensor feature_map(const torch::Tensor& images);
+
   int64_t num_stages_;
   bool checkpoint_ = false;
 };

@@ -53,6 +53,10 @@ class CONTRASTIVE_API ClipModelImpl : public torch::nn::Module {
   /// Shapes: images [B, 3, H, W], normalised, to [B, E], not normalised. Throws: Error on another image size.
   torch::Tensor encode_image(const torch::Tensor& images);
 
+  /// The same, then the embedding of each place in the image (ImageTower::forward_places).
+  /// Shapes: images [B, 3, H, W] to [B, 1 + T, E], not normalised.
+  torch::Tensor encode_places(const torch::Tensor& images);
+
   /// Shapes: tokens [B, T] int64, T <= context_length, to [B, E], not normalised.
   torch::Tensor encode_text(const torch::Tensor& tokens);
 

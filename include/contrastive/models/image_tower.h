@@ -18,6 +18,11 @@ class CONTRASTIVE_API ImageTowerImpl : public TowerImpl {
   /// Shapes: images [B, 3, H, W] with H = W = image_size(), to [B, feature_width()], before the projection.
   virtual torch::Tensor forward_features(const torch::Tensor& images) = 0;
 
+  /// The same features, then those of each place of the tower's last grid, row by row, in the space that project()
+  /// takes. Shapes: images [B, 3, H, W] to [B, 1 + T, feature_width()]. Throws: ConfigError for towers that pool
+  /// with a learned query, or of which there is the projection only: places have no features in that space then.
+  virtual torch::Tensor forward_places(const torch::Tensor& images);
+
   /// Shapes: images [B, 3, H, W] to [B, E], not normalised. A locked tower builds no graph.
   torch::Tensor forward(const torch::Tensor& images);
 

@@ -54,6 +54,7 @@ class CONTRASTIVE_API MlpMixerImpl : public ImageTowerImpl {
   MlpMixerImpl(const VisionConfig& config, int64_t embed_dim, Activation activation, torch::Device device);
 
   torch::Tensor forward_features(const torch::Tensor& images) override;
+  torch::Tensor forward_places(const torch::Tensor& images) override;
   torch::Tensor project(const torch::Tensor& features) const override;
   bool has_head() const override { return !proj.is_empty(); }
   int64_t num_layer_groups() const override;
@@ -67,6 +68,8 @@ class CONTRASTIVE_API MlpMixerImpl : public ImageTowerImpl {
   Linear proj{nullptr};            ///< head.proj; empty without a projection
 
  private:
+  torch::Tensor forward_patches(const torch::Tensor& images);
+
   bool checkpoint_ = false;
 };
 TORCH_MODULE(MlpMixer);

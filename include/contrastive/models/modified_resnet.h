@@ -62,6 +62,9 @@ class CONTRASTIVE_API AttentionPool2dImpl : public torch::nn::Module {
   /// Before the projection: x [B, C, h, w] to [B, C].
   torch::Tensor forward_features(const torch::Tensor& x) const;
 
+  /// The same, then what comes out with each place as the query: x [B, C, h, w] to [B, 1 + h w, C].
+  torch::Tensor forward_places(const torch::Tensor& x) const;
+
   torch::Tensor forward(const torch::Tensor& x) const { return c_proj->forward(forward_features(x)); }
   void reset_parameters(at::Generator& generator);
 
@@ -72,6 +75,9 @@ class CONTRASTIVE_API AttentionPool2dImpl : public torch::nn::Module {
   Linear c_proj{nullptr};
 
  private:
+  /// Shapes: x [B, C, h, w] to [B, 1 + h w, C].
+  torch::Tensor tokens(const torch::Tensor& x) const;
+
   int64_t heads_;
 };
 TORCH_MODULE(AttentionPool2d);
@@ -83,6 +89,7 @@ class CONTRASTIVE_API ModifiedResNetImpl : public ImageTowerImpl {
   ModifiedResNetImpl(const VisionConfig& config, int64_t embed_dim, torch::Device device);
 
   torch::Tensor forward_features(const torch::Tensor& images) override;
+  torch::Tensor forward_places(const torch::Tensor& images) override;
   torch::Tensor project(const torch::Tensor& features) const override { return attnpool->c_proj->forward(features); }
   bool has_head() const override { return true; }
 
@@ -103,6 +110,7 @@ class CONTRASTIVE_API ModifiedResNetImpl : public ImageTowerImpl {
 
  private:
   torch::Tensor stem(const torch::Tensor& images);
+  torch::Tensor feature_map(const torch::Tensor& images);
 
   std::vector<Bottleneck> blocks_;  ///< of all stages, in order
   bool checkpoint_ = false;

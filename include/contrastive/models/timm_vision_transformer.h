@@ -24,6 +24,7 @@ class CONTRASTIVE_API TimmVisionTransformerImpl : public ImageTowerImpl {
   TimmVisionTransformerImpl(const VisionConfig& config, int64_t embed_dim, Activation activation, torch::Device device);
 
   torch::Tensor forward_features(const torch::Tensor& images) override;
+  torch::Tensor forward_places(const torch::Tensor& images) override;
   torch::Tensor project(const torch::Tensor& features) const override;
   bool has_head() const override { return !head.is_empty(); }
   int64_t num_layer_groups() const override;

@@ -19,6 +19,7 @@ class CONTRASTIVE_API VisionTransformerImpl : public ImageTowerImpl {
   VisionTransformerImpl(const VisionConfig& config, int64_t embed_dim, Activation activation, torch::Device device);
 
   torch::Tensor forward_features(const torch::Tensor& images) override;
+  torch::Tensor forward_places(const torch::Tensor& images) override;
   torch::Tensor project(const torch::Tensor& features) const override { return features.matmul(proj); }
   bool has_head() const override { return true; }
   int64_t num_layer_groups() const override;

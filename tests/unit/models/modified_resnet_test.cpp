@@ -67,6 +67,17 @@ TEST(AttentionPool2dTest, EqualsTheFirstRowOfWholeMultiHeadAttention) {
   const auto v = heads_of(pool->v_proj->forward(tokens));
   const auto attended = (q.matmul(k.transpose(2, 3)) / 2).softmax(-1).matmul(v).transpose(1, 2).reshape({3, 5, 8});
   EXPECT_TRUE(test::tensors_near("pool", pool->forward(x), pool->c_proj->forward(attended.select(1, 0)), {1e-5, 1e-5}));
+  EXPECT_TRUE(test::tensors_near("places", pool->forward_places(x), attended, {1e-5, 1e-5}));
+}
+
+TEST(ModifiedResNetTest, PlacesComeAfterTheFeaturesRowByRow) {
+  auto module = tower();
+  module->eval();
+  const at::NoGradGuard no_grad;
+  const auto images = test::random_normal({2, 3, 64, 64}, 6);
+  const auto all = module->forward_places(images);
+  EXPECT_EQ(all.sizes(), at::IntArrayRef({2, 1 + 2 * 2, module->feature_width()}));
+  EXPECT_TRUE(test::tensors_near("features", all.select(1, 0), module->forward_features(images), {1e-5, 1e-5}));
 }
 
 TEST(ModifiedResNetTest, UnderAutocastEveryGradientIsFiniteAndFp32) {

@@ -245,5 +245,35 @@ TEST(TowerTest, NamesWhatOfAFileDoesNotFit) {
   }
 }
 
+TEST(TowerTest, PlacesComeAfterTheEmbeddingAndTheirMeanIsWhatMeanPoolingTakes) {
+  const at::NoGradGuard no_grad;
+  const auto images = at::randn({kBatch, 3, 32, 32}, at::make_generator<at::CPUGeneratorImpl>(uint64_t{6}));
+  for (auto [name, config] : models()) {
+    SCOPED_TRACE(name);
+    auto model = make(config);
+    model->eval();
+    if (config.vision_cfg.pool_type == "map") {
+      EXPECT_THROW(model->encode_places(images), ConfigError);
+      continue;
+    }
+    auto all = model->encode_places(images);
+    ASSERT_EQ(all.size(2), config.embed_dim);
+    EXPECT_TRUE(at::allclose(all.select(1, 0), model->encode_image(images), 1e-4, 1e-5));
+    if (config.vision_cfg.is_resnet() && !config.vision_cfg.is_timm()) continue;
+    // The same weights with mean pooling.
+    for (const bool norm_after : {false, true}) {
+      if (norm_after && config.vision_cfg.is_timm() && config.vision_cfg.family() != TimmFamily::vit) continue;
+      config.vision_cfg.pool_type = "avg";
+      config.vision_cfg.final_ln_after_pool = norm_after;
+      auto pooled = make(config);
+      pooled->eval();
+      all = pooled->visual->forward_places(images);
+      EXPECT_TRUE(at::allclose(all.select(1, 0), pooled->visual->forward_features(images), 1e-4, 1e-5));
+      if (norm_after) continue;
+      EXPECT_TRUE(at::allclose(all.slice(1, 1).mean(1), all.select(1, 0), 1e-4, 1e-5));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace contrastive::models
