@@ -1,7 +1,10 @@
 #include "contrastive/adapt/retrieval.h"
 
 #include <algorithm>
+#include <limits>
+#include <set>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include <ATen/ATen.h>
@@ -15,7 +18,7 @@ namespace contrastive::adapt {
 namespace {
 
 constexpr size_t kMaxNamed = 10;
-constexpr int64_t kExcludedTile = 4096;
+constexpr int64_t kTile = 4096;
 
 /// An image that a class might take.
 struct Candidate {
@@ -42,20 +45,37 @@ void check(const RetrievalOptions& options) {
   }
 }
 
-/// The best rows of every prompt over all parts. [P, k]
-eval::SearchResult search_parts(const EmbeddingIndex& index, const torch::Tensor& prompts, int64_t k) {
-  std::vector<torch::Tensor> rows;
-  std::vector<torch::Tensor> scores;
+/// The best of this rank's share of the rows. [P, k] with -1 and -inf where the share has fewer.
+eval::SearchResult search_share(const EmbeddingIndex& index, const torch::Tensor& prompts, int64_t k,
+                                const distributed::ProcessGroup& group) {
+  const auto first = index.size() * group.rank() / group.size();
+  const auto last = index.size() * (group.rank() + 1) / group.size();
+  std::vector<torch::Tensor> rows{at::full({prompts.size(0), k}, -1, at::kLong)};
+  std::vector<torch::Tensor> scores{at::full({prompts.size(0), k}, -std::numeric_limits<float>::infinity())};
   for (const auto& part : index.parts()) {
-    if (part.features.size(0) == 0) continue;
-    auto found = eval::search(prompts, part.features, k);
-    rows.push_back(found.indices + part.first_row);
-    scores.push_back(found.scores);
+    const auto begin = std::clamp<int64_t>(first - part.first_row, 0, part.features.size(0));
+    const auto end = std::clamp<int64_t>(last - part.first_row, 0, part.features.size(0));
+    if (begin >= end) continue;
+    auto found = eval::search(prompts, part.features.slice(0, begin, end), k);
+    rows.insert(rows.end() - 1, found.indices + (part.first_row + begin));
+    scores.insert(scores.end() - 1, found.scores.nan_to_num(-std::numeric_limits<double>::infinity()));
   }
   const auto all = at::cat(scores, 1);
-  const auto order = all.argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true);
-  const auto kept = order.slice(1, 0, std::min(k, order.size(1)));
+  const auto kept = all.argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true).slice(1, 0, k);
   return {at::cat(rows, 1).gather(1, kept), all.gather(1, kept)};
+}
+
+/// The best rows of every prompt: the same on all ranks, whatever share of the rows each has looked at. [P, k]
+eval::SearchResult search_index(const EmbeddingIndex& index, const torch::Tensor& prompts, int64_t k,
+                                const distributed::ProcessGroup& group) {
+  k = std::min(k, index.size());
+  const auto own = search_share(index, prompts, k, group);
+  const auto of_all = [&](const torch::Tensor& part) {  // [P, W k], in the order of the rows
+    return at::cat(group.all_gather(part.contiguous()).chunk(group.size()), 1);
+  };
+  const auto scores = of_all(own.scores);
+  const auto kept = scores.argsort(/*stable=*/true, /*dim=*/1, /*descending=*/true).slice(1, 0, k);
+  return {of_all(own.indices).gather(1, kept), scores.gather(1, kept)};
 }
 
 /// The candidates of every class, best first.
@@ -83,93 +103,153 @@ std::vector<std::vector<Candidate>> merge_prompts(const eval::SearchResult& foun
   return classes;
 }
 
-/// The class that each row scores highest for; of equal ones the lowest.
-std::unordered_map<int64_t, int64_t> best_classes(const std::vector<std::vector<Candidate>>& classes) {
-  std::unordered_map<int64_t, std::pair<float, int64_t>> best;
-  for (size_t c = 0; c < classes.size(); ++c) {
-    for (const auto& candidate : classes[c]) {
-      const auto [place, is_new] = best.emplace(candidate.row, std::pair{candidate.score, static_cast<int64_t>(c)});
-      if (!is_new && candidate.score > place->second.first) place->second = {candidate.score, static_cast<int64_t>(c)};
+/// What decides whether a class may take an image.
+class CandidateRows {
+ public:
+  /// `rows` [U]: all candidates, each once. Every rank looks at its share of them.
+  CandidateRows(const EmbeddingIndex& index, const torch::Tensor& rows, const TextClassifier& classifier,
+                const torch::Tensor& excluded, const RetrievalOptions& options, const distributed::ProcessGroup& group)
+      : classes_(at::zeros({rows.numel()}, at::kLong)), is_excluded_(at::zeros({rows.numel()}, at::kLong)) {
+    const auto count = rows.numel();
+    for (int64_t i = 0; i < count; ++i) places_.emplace(rows[i].item<int64_t>(), i);
+    const auto prompts = classifier.prompts.to(at::kCPU, at::kFloat).t().contiguous();  // [E, P]
+    const auto last = count * (group.rank() + 1) / group.size();
+    for (auto begin = count * group.rank() / group.size(); begin < last; begin += kTile) {
+      const auto end = std::min(last, begin + kTile);
+      const auto features = index.features(rows.slice(0, begin, end));
+      classes_.slice(0, begin, end).copy_(best_classes(features.matmul(prompts), classifier));
+      if (excluded.defined()) is_excluded_.slice(0, begin, end).copy_(is_near(features, excluded, options));
     }
+    group.all_reduce(classes_);
+    group.all_reduce(is_excluded_);
   }
-  std::unordered_map<int64_t, int64_t> classes_of;
-  for (const auto& [row, entry] : best) classes_of[row] = entry.second;
-  return classes_of;
+
+  /// The class of the prompt that an image scores highest for; of equal ones the lowest.
+  int64_t best_class(int64_t row) const { return value(classes_, row); }
+
+  /// Whether it is nearly an evaluation image.
+  bool is_excluded(int64_t row) const { return value(is_excluded_, row) != 0; }
+
+ private:
+  static torch::Tensor best_classes(const torch::Tensor& scores, const TextClassifier& classifier) {
+    const auto of_class = at::full({scores.size(0), classifier.num_classes()}, -std::numeric_limits<float>::infinity());
+    return of_class.scatter_reduce(1, classifier.prompt_class.expand_as(scores), scores, "amax").argmax(1);
+  }
+
+  static torch::Tensor is_near(const torch::Tensor& features, const torch::Tensor& excluded,
+                               const RetrievalOptions& options) {
+    auto nearest = at::full({features.size(0)}, -1.0);
+    for (const auto& part : excluded.split(kTile)) {
+      nearest = nearest.maximum(std::get<0>(features.matmul(part.to(at::kFloat).t()).max(1)));
+    }
+    return nearest > options.excluded_cosine;
+  }
+
+  int64_t value(const torch::Tensor& values, int64_t row) const {
+    return values.const_data_ptr<int64_t>()[places_.at(row)];
+  }
+
+  std::unordered_map<int64_t, int64_t> places_;  ///< of a row among the candidates
+  torch::Tensor classes_;                        ///< [U]
+  torch::Tensor is_excluded_;                    ///< [U]
+};
+
+/// All candidates, each once, rising.
+torch::Tensor all_rows(const std::vector<std::vector<Candidate>>& classes) {
+  std::set<int64_t> rows;
+  for (const auto& own : classes) {
+    for (const auto& candidate : own) rows.insert(candidate.row);
+  }
+  return at::tensor(std::vector<int64_t>(rows.begin(), rows.end()), at::kLong);
 }
 
 torch::Tensor rows_of(const std::vector<Candidate>& candidates) {
-  auto rows = at::empty({static_cast<int64_t>(candidates.size())}, at::kLong);
-  for (size_t i = 0; i < candidates.size(); ++i) rows.data_ptr<int64_t>()[i] = candidates[i].row;
-  return rows;
+  std::vector<int64_t> rows;
+  for (const auto& candidate : candidates) rows.push_back(candidate.row);
+  return at::tensor(rows, at::kLong);
 }
 
 /// Picks the images of one class out of its candidates.
 class ClassPick {
  public:
-  ClassPick(const EmbeddingIndex& index, const std::vector<Candidate>& candidates, const torch::Tensor& excluded,
-            const RetrievalOptions& options)
-      : candidates_(candidates), options_(options), features_(index.features(rows_of(candidates))) {
-    is_excluded_ = at::zeros({features_.size(0)}, at::kBool);
-    if (!excluded.defined() || features_.size(0) == 0) return;
-    for (const auto& part : excluded.split(kExcludedTile)) {
-      const auto nearest = std::get<0>(features_.matmul(part.to(at::kFloat).t()).max(1));
-      is_excluded_ |= nearest > options.excluded_cosine;
-    }
-  }
+  ClassPick(const EmbeddingIndex& index, const std::vector<Candidate>& candidates, const RetrievalOptions& options)
+      : index_(index), candidates_(candidates), options_(options) {}
 
-  /// `is_own`: whether an image is best for this class. Returns: positions among the candidates.
-  template <typename IsOwn>
-  void pick(const IsOwn& is_own, RetrievalReport& report) {
-    std::vector<size_t> of_others;
-    std::vector<size_t> alike;
+  /// Takes the best images that the rules allow.
+  void pick(int64_t class_index, const CandidateRows& all, RetrievalReport& report) {
+    features_ = index_.features(rows_of(candidates_));
     for (size_t i = 0; i < candidates_.size() && size() < options_.per_class; ++i) {
-      if (is_excluded_[static_cast<int64_t>(i)].template item<bool>()) {
+      const auto row = candidates_[i].row;
+      if (all.is_excluded(row)) {
         ++report.excluded;
-      } else if (!is_own(candidates_[i].row)) {
-        of_others.push_back(i);
+      } else if (options_.one_class && all.best_class(row) != class_index) {
+        ++report.other_class;
+        of_others_.push_back(i);
       } else if (is_alike(i)) {
-        alike.push_back(i);
+        ++report.duplicates;
+        alike_.push_back(i);
       } else {
         picked_.push_back(i);
       }
     }
-    report.other_class += static_cast<int64_t>(of_others.size());
-    report.duplicates += static_cast<int64_t>(alike.size());
-    for (const auto& [reserve, may_be_alike] : {std::pair{&of_others, false}, {&of_others, true}, {&alike, true}}) {
+    num_regular_ = picked_.size();
+    features_.reset();
+  }
+
+  /// Fills up to the minimum with what the rules have left out: first images that are better for other classes, then
+  /// near duplicates. `taken`: rows of all classes so far, none of which gets a second class.
+  void fill(std::unordered_set<int64_t>& taken, RetrievalReport& report) {
+    if (size() >= options_.min_per_class) return;
+    features_ = index_.features(rows_of(candidates_));
+    for (const auto& [reserve, may_be_alike] : {std::pair{&of_others_, false}, {&of_others_, true}, {&alike_, true}}) {
       for (const auto i : *reserve) {
-        if (size() >= options_.min_per_class) return;
-        if (is_picked(i) || (!may_be_alike && is_alike(i))) continue;
+        if (size() >= options_.min_per_class) break;
+        const bool is_taken = options_.one_class && taken.count(candidates_[i].row) > 0;
+        if (is_taken || (!may_be_alike && is_alike(i))) continue;
+        taken.insert(candidates_[i].row);
         picked_.push_back(i);
-        fallbacks_.push_back(i);
         ++report.fallbacks;
       }
     }
+    features_.reset();
   }
 
   int64_t size() const { return static_cast<int64_t>(picked_.size()); }
-  const std::vector<size_t>& picked() const { return picked_; }
-  bool is_fallback(size_t i) const { return std::find(fallbacks_.begin(), fallbacks_.end(), i) != fallbacks_.end(); }
-  torch::Tensor features(size_t i) const { return features_[static_cast<int64_t>(i)]; }
+  const Candidate& picked(size_t number) const { return candidates_[picked_[number]]; }
+  bool is_fallback(size_t number) const { return number >= num_regular_; }
 
  private:
-  bool is_picked(size_t i) const { return std::find(picked_.begin(), picked_.end(), i) != picked_.end(); }
-
   /// Whether an image that was picked is nearly the same.
   bool is_alike(size_t i) const {
     if (picked_.empty()) return false;
-    auto rows = at::empty({size()}, at::kLong);
-    for (int64_t p = 0; p < size(); ++p)
-      rows.data_ptr<int64_t>()[p] = static_cast<int64_t>(picked_[static_cast<size_t>(p)]);
-    return features_.index_select(0, rows).mv(features(i)).max().item<double>() > options_.duplicate_cosine;
+    const std::vector<int64_t> rows(picked_.begin(), picked_.end());
+    const auto cosines = features_.index_select(0, at::tensor(rows, at::kLong)).mv(features_[static_cast<int64_t>(i)]);
+    return cosines.max().item<double>() > options_.duplicate_cosine;
   }
 
+  const EmbeddingIndex& index_;
   const std::vector<Candidate>& candidates_;
   const RetrievalOptions& options_;
-  torch::Tensor features_;     ///< [n, E]
-  torch::Tensor is_excluded_;  ///< [n]
-  std::vector<size_t> picked_;
-  std::vector<size_t> fallbacks_;
+  torch::Tensor features_;         ///< [n, E] of the candidates, while they are looked at
+  std::vector<size_t> picked_;     ///< positions among the candidates
+  std::vector<size_t> of_others_;  ///< those that were left out, by their reason
+  std::vector<size_t> alike_;
+  size_t num_regular_ = 0;  ///< picked without the fallback
 };
+
+/// The images of every class.
+std::vector<ClassPick> pick_images(const EmbeddingIndex& index, const std::vector<std::vector<Candidate>>& classes,
+                                   const CandidateRows& all, const RetrievalOptions& options, RetrievalReport& report) {
+  std::vector<ClassPick> picks;
+  std::unordered_set<int64_t> taken;
+  for (size_t c = 0; c < classes.size(); ++c) {
+    auto& pick = picks.emplace_back(index, classes[c], options);
+    pick.pick(static_cast<int64_t>(c), all, report);
+    for (size_t i = 0; i < static_cast<size_t>(pick.size()); ++i) taken.insert(pick.picked(i).row);
+  }
+  for (auto& pick : picks) pick.fill(taken, report);
+  return picks;
+}
 
 std::vector<std::string> texts_of(const eval::ClassPrompts& prompts) {
   std::vector<std::string> texts;
@@ -181,8 +261,8 @@ void refuse(const std::vector<std::string>& poor, const RetrievalOptions& option
   const auto shown =
       std::vector<std::string>(poor.begin(), poor.begin() + static_cast<int64_t>(std::min(poor.size(), kMaxNamed)));
   throw DataError(
-      fmt::format("[from-shards] {} classes have fewer than {} images (min_per_class): {}{}; more candidates "
-                  "or a larger index may help",
+      fmt::format("[from-shards] {} classes have fewer than {} images (min_per_class): {}{}; more candidates, "
+                  "a larger index or images for several classes may help",
                   poor.size(), options.min_per_class, fmt::join(shown, ", "), poor.size() > kMaxNamed ? ", ..." : ""));
 }
 
@@ -190,7 +270,8 @@ void refuse(const std::vector<std::string>& poor, const RetrievalOptions& option
 
 SupportSet retrieve_support(const EmbeddingIndex& index, const TextClassifier& classifier,
                             const eval::ClassPrompts& prompts, const torch::Tensor& excluded,
-                            const RetrievalOptions& options, RetrievalReport* report) {
+                            const RetrievalOptions& options, RetrievalReport* report,
+                            const distributed::ProcessGroup& group) {
   check(options);
   const auto num_classes = classifier.num_classes();
   const auto texts = texts_of(prompts);
@@ -201,33 +282,32 @@ SupportSet retrieve_support(const EmbeddingIndex& index, const TextClassifier& c
                                 classifier.prompts.size(1)));
   }
   const auto k = options.candidates > 0 ? options.candidates : 4 * options.per_class + 64;
-  const auto found = search_parts(index, classifier.prompts.to(at::kCPU, at::kFloat), k);
+  const auto found = search_index(index, classifier.prompts.to(at::kCPU, at::kFloat), k, group);
   const auto classes = merge_prompts(found, classifier.prompt_class, num_classes);
-  const auto class_of = options.one_class ? best_classes(classes) : std::unordered_map<int64_t, int64_t>{};
+  const CandidateRows all(index, all_rows(classes), classifier, excluded, options, group);
 
   SupportSet set;
   RetrievalReport own_report;
-  std::vector<torch::Tensor> features;
+  const auto picks = pick_images(index, classes, all, options, own_report);
+  std::vector<int64_t> rows;
   std::vector<int64_t> labels;
   std::vector<std::string> poor;
   for (int64_t c = 0; c < num_classes; ++c) {
-    const auto& candidates = classes[static_cast<size_t>(c)];
-    ClassPick pick(index, candidates, excluded, options);
-    pick.pick([&](int64_t row) { return !options.one_class || class_of.at(row) == c; }, own_report);
+    const auto& pick = picks[static_cast<size_t>(c)];
     if (pick.size() < options.min_per_class) {
       poor.push_back(fmt::format("{} ({})", classifier.class_names[static_cast<size_t>(c)], pick.size()));
     }
-    for (const auto i : pick.picked()) {
-      const auto& candidate = candidates[i];
-      set.rows.push_back({index.folder(candidate.row), index.name(candidate.row),
-                          texts[static_cast<size_t>(candidate.prompt)], candidate.score,
+    for (size_t i = 0; i < static_cast<size_t>(pick.size()); ++i) {
+      const auto& [row, score, prompt] = pick.picked(i);
+      set.rows.push_back({index.folder(row), index.name(row), texts[static_cast<size_t>(prompt)], score,
                           pick.is_fallback(i) ? "fallback" : ""});
-      features.push_back(pick.features(i));
+      rows.push_back(row);
       labels.push_back(c);
     }
   }
   if (!poor.empty()) refuse(poor, options);
-  set.features = SupportFeatures{at::stack(features), at::tensor(labels, at::kLong), num_classes, {}};
+  set.features =
+      SupportFeatures{index.features(at::tensor(rows, at::kLong)), at::tensor(labels, at::kLong), num_classes, {}};
   set.class_names = classifier.class_names;
   set.model_sha256 = index.model_sha256();
   set.made_by = {{"builder", "from-shards"},

@@ -11,6 +11,7 @@
 
 #include "contrastive/core/error.h"
 #include "contrastive/core/random.h"
+#include "contrastive/data/selected_samples.h"
 
 #include "eval/agree.h"
 
@@ -23,24 +24,6 @@ constexpr double kBiasConstant = 100;
 torch::Tensor to_fp64(const torch::Tensor& features) {
   return features.detach().to(at::kCPU, at::kDouble);
 }
-
-/// Chosen samples of another source, in the order of their indices.
-class ChosenSamples : public data::SampleSource {
- public:
-  ChosenSamples(const data::SampleSource& source, std::vector<int64_t> indices)
-      : source_(source), indices_(std::move(indices)) {}
-
-  int64_t size() const override { return static_cast<int64_t>(indices_.size()); }
-  void read(int64_t index, RandomStream& random, data::Sample& sample) const override {
-    source_.read(indices_[static_cast<size_t>(index)], random, sample);
-  }
-  std::string describe(int64_t index) const override { return source_.describe(indices_[static_cast<size_t>(index)]); }
-  std::string fingerprint() const override { return source_.fingerprint(); }
-
- private:
-  const data::SampleSource& source_;
-  std::vector<int64_t> indices_;
-};
 
 void check(const data::ClassificationSet& train, const data::ClassificationSet& test, const FewShotOptions& options) {
   if (train.class_names != test.class_names) {
@@ -157,7 +140,7 @@ std::vector<FewShotMetrics> evaluate_few_shot(models::ClipModel& model, const im
   pass.stage = FeatureStage::tower;
   const auto tested = collect_features(model, preprocess, *test.source, 0, test.source->size(), pass, group);
   pass.skip_bad_samples = false;
-  const ChosenSamples chosen(*train.source, drawn);
+  const data::SelectedSamples chosen(*train.source, drawn);
   const auto known = collect_features(model, preprocess, chosen, 0, chosen.size(), pass, group);
   const auto rows_of_drawn = at::tensor(drawn, at::kLong);
 

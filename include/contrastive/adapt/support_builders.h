@@ -7,6 +7,7 @@
 #include "contrastive/adapt/support_set.h"
 #include "contrastive/core/export.h"
 #include "contrastive/data/classification_set.h"
+#include "contrastive/data/source.h"
 #include "contrastive/distributed/process_group.h"
 #include "contrastive/eval/image_pass.h"
 #include "contrastive/image/transform.h"
@@ -53,5 +54,14 @@ CONTRASTIVE_API SupportSet support_from_folder(models::ClipModel& model, const i
                                                const data::ClassificationSet& set, const FromFolderOptions& options,
                                                FromFolderReport* report = nullptr,
                                                const distributed::ProcessGroup& group = {});
+
+/// The same rows as features of another model: for a set that was found with one model and is for another. Each image
+/// is read again from `source` by its key. Images that can't be read are left out and reported, never replaced. Fields
+/// that tell the model are left to the caller. Throws: DataError naming keys that are not in the source, or are there
+/// more than once, and classes that are left without an image.
+CONTRASTIVE_API SupportSet encode_again(models::ClipModel& model, const image::PreprocessSpec& preprocess,
+                                        const SupportSet& set, const data::SampleSource& source,
+                                        const eval::ImagePassOptions& pass, eval::SkippedSamples* unreadable = nullptr,
+                                        const distributed::ProcessGroup& group = {});
 
 }  // namespace contrastive::adapt

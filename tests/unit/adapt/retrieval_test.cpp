@@ -113,6 +113,39 @@ TEST_F(SupportRetrievalTest, AnImageStandsForItsBestClassAndPrompt) {
   EXPECT_EQ(retrieve_support(index, axes(), texts(), {}, options).size(), 8);
 }
 
+TEST_F(SupportRetrievalTest, AClassThatDidNotLookAtAnImageMayStillBeItsBest) {
+  // a0 is nearest to y, but y's only candidate is a1.
+  const auto index = EmbeddingIndex({write_index("a", at::stack({row(.5, .6), row(0, .9)}))});
+  RetrievalOptions options;
+  options.per_class = options.candidates = 1;
+  RetrievalReport report;
+  const auto set = retrieve_support(index, axes(), texts(), {}, options, &report);
+  EXPECT_EQ(report.other_class, 1);
+  EXPECT_EQ(keys(set), (Keys{"a0", "a1"}));
+  EXPECT_EQ(set.rows[0].note, "fallback");  // y hasn't taken it
+  EXPECT_EQ(set.rows[1].note, "");
+}
+
+TEST_F(SupportRetrievalTest, EveryImageTakenWithoutFallbackIsNearestToItsClass) {
+  const auto rows = test::adapt_normalized(test::adapt_field(5, 300, 8)).to(at::kFloat);
+  const auto prompts = test::adapt_normalized(test::adapt_field(6, 7, 8)).to(at::kFloat);
+  const auto owner = at::tensor(std::vector<int64_t>{0, 0, 1, 2, 2, 2, 3}, at::kLong);
+  const auto classifier = make_text_classifier(prompts, owner, {"p", "q", "r", "s"});
+  const eval::ClassPrompts sentences{"test", {{"p1", "p2"}, {"q1"}, {"r1", "r2", "r3"}, {"s1"}}};
+  RetrievalOptions options;
+  options.per_class = 6;
+  options.candidates = 8;
+  const auto set = retrieve_support(EmbeddingIndex({write_index("a", rows)}), classifier, sentences, {}, options);
+  const auto best = owner.index_select(0, set.features.keys.matmul(prompts.t()).argmax(1));
+  size_t plain = 0;
+  for (int64_t i = 0; i < set.size(); ++i) {
+    if (!set.rows[static_cast<size_t>(i)].note.empty()) continue;
+    ++plain;
+    EXPECT_EQ(best[i].item<int64_t>(), set.features.labels[i].item<int64_t>());
+  }
+  EXPECT_GE(plain, 12U);
+}
+
 TEST_F(SupportRetrievalTest, OfNearDuplicatesTheBetterOneStays) {
   const auto index =
       EmbeddingIndex({write_index("a", at::stack({row(.8, 0), row(.82, 0), row(.8, 0, .6), row(.82, 0), row(0, .9)}))});
@@ -135,10 +168,9 @@ TEST_F(SupportRetrievalTest, EvaluationImagesAreLeftOutEvenIfTooFewRemain) {
   options.one_class = false;
   options.min_per_class = 2;
   const auto all = at::stack({row(.89, 0), row(.5, 0, .5), row(0, .9)});
-  EXPECT_EQ(
-      test::message_of<DataError>([&] { retrieve_support(index, axes(), texts(), all, options); }),
-      "[from-shards] 2 classes have fewer than 2 images (min_per_class): x (0), y (0); more candidates or a larger "
-      "index may help");
+  EXPECT_EQ(test::message_of<DataError>([&] { retrieve_support(index, axes(), texts(), all, options); }),
+            "[from-shards] 2 classes have fewer than 2 images (min_per_class): x (0), y (0); more candidates, a larger "
+            "index or images for several classes may help");
 }
 
 TEST_F(SupportRetrievalTest, TheFallbackFillsAClassAndSaysSo) {
@@ -147,8 +179,8 @@ TEST_F(SupportRetrievalTest, TheFallbackFillsAClassAndSaysSo) {
   options.per_class = 2;
   RetrievalReport report;
   const auto set = retrieve_support(index, axes(), texts(), {}, options, &report);
-  // All three are best for x; y takes the nearest to it all the same.
-  EXPECT_EQ(keys(set), (Keys{"a2", "a0", "a0"}));
+  // All three are best for x; y takes the nearest to it of those that x hasn't taken.
+  EXPECT_EQ(keys(set), (Keys{"a2", "a0", "a1"}));
   EXPECT_EQ(set.rows[2].note, "fallback");
   EXPECT_EQ(report.fallbacks, 1);
   EXPECT_TRUE(set.rows[0].note.empty());

@@ -170,5 +170,71 @@ TEST_F(SupportFromSplitTest, AFolderGivesAllImagesButUnreadableAndRepeatedOnes) 
   EXPECT_EQ(support_from_folder(model_, spec_, damaged, options).size(), built.num_classes());
 }
 
+TEST_F(SupportFromSplitTest, ASetFoundWithOneModelIsEncodedAgainByAnother) {
+  FromSplitOptions options;
+  options.shots = 2;
+  const auto found = build(options);
+  model_->reset_parameters(at::detail::createCPUGenerator(2));
+  const auto again = encode_again(model_, spec_, found, *set_.source, {});
+  EXPECT_TRUE(test::tensors_near("keys", again.features.keys, build(options).features.keys, {1e-6, 1e-6}));
+  EXPECT_GT(again.features.keys.sub(found.features.keys).abs().max().item<double>(), 1e-2);
+  EXPECT_TRUE(again.features.labels.equal(found.features.labels));
+  EXPECT_EQ(again.rows.back().key, found.rows.back().key);
+}
+
+/// A source with other keys.
+class Keyed : public Damaged {
+ public:
+  Keyed(const data::SampleSource& source, std::vector<int64_t> samples, std::vector<std::string> keys)
+      : Damaged(source, std::move(samples)), keys_(std::move(keys)) {}
+  std::string key(int64_t index) const override { return keys_[static_cast<size_t>(index)]; }
+
+ private:
+  std::vector<std::string> keys_;
+};
+
+TEST_F(SupportFromSplitTest, WhatCannotBeEncodedAgainIsLeftOutOrRefused) {
+  SupportSet found;
+  found.features = {at::eye(5, 16), at::tensor({0, 0, 1, 1, 1}, at::kLong), 2, {}};
+  found.class_names = {"x", "y"};
+  for (const char* key : {"a", "b", "c", "d", "e"}) found.rows.push_back({"shards", key, "", 0, ""});
+  const auto encode = [&](std::vector<int64_t> samples, std::vector<std::string> keys) {
+    eval::SkippedSamples unreadable;
+    const Keyed source(*set_.source, std::move(samples), std::move(keys));
+    auto set = encode_again(model_, spec_, found, source, {}, &unreadable);
+    EXPECT_EQ(unreadable.count, found.size() - set.size());
+    return set;
+  };
+  const auto some = encode({4, 3, -1, 1, 0, 9}, {"e", "d", "c", "b", "a", "f"});
+  EXPECT_TRUE(some.features.labels.equal(at::tensor({0, 0, 1, 1}, at::kLong)));
+  EXPECT_EQ(some.rows[2].key, "d");
+  const auto all = eval::collect_features(model_, spec_, *set_.source, 0, 5, {});
+  const auto expected = all.features.index_select(0, at::tensor({0, 1, 3, 4}, at::kLong));
+  EXPECT_TRUE(test::tensors_near("keys", some.features.keys, expected, {1e-6, 1e-6}));
+  EXPECT_EQ(test::message_of<DataError>([&] {
+              encode({-1, -1, 2, 3, 4}, {"a", "b", "c", "d", "e"});
+            }),
+            "[encode_again] 1 classes have no image that can be read: x");
+  EXPECT_EQ(test::message_of<DataError>([&] {
+              encode({0, 1, 2}, {"a", "b", "c"});
+            }),
+            "[encode_again] 2 images of the support set are not among those given: d, e");
+  EXPECT_EQ(test::message_of<DataError>([&] {
+              encode({0, 1, 2, 3, 4, 5}, {"a", "b", "c", "d", "e", "c"});
+            }),
+            "[encode_again] 1 keys of the support set stand for several of the images given: c");
+}
+
+TEST_F(SupportFromSplitTest, PlacesComeWithTheEmbedding) {
+  eval::ImagePassOptions pass;
+  pass.batch_size = 7;
+  const auto plain = eval::collect_features(model_, spec_, *set_.source, 0, 20, pass);
+  pass.stage = eval::FeatureStage::places;
+  const auto all = eval::collect_features(model_, spec_, *set_.source, 0, 20, pass).features;
+  ASSERT_EQ(all.sizes(), at::IntArrayRef({20, (1 + 4 * 4) * 16}));
+  EXPECT_TRUE(test::tensors_near("embedding", all.slice(1, 0, 16), plain.features, {1e-6, 1e-6}));
+  EXPECT_LT(all.view({20, -1, 16}).norm(2, 2).sub(1).abs().max().item<double>(), 1e-5);
+}
+
 }  // namespace
 }  // namespace contrastive::adapt
