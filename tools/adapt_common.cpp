@@ -25,6 +25,10 @@ std::string digest_of(const std::string& text) {
   return sha256_hex({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
 }
 
+torch::Device device_of_this_rank() {
+  return distributed::device_of_rank(distributed::read_rank_environment(), train::choose_device("auto"));
+}
+
 /// The parts of "a+b+c"; a file whose name holds a '+' is one part.
 std::vector<std::string> split_names(const std::string& source) {
   std::vector<std::string> parts;
@@ -75,10 +79,17 @@ data::ClassificationSet open_set(const SetArguments& arguments) {
   return set;
 }
 
-AdaptModel::AdaptModel(const ModelArguments& arguments) : arguments_(arguments) {
-  const auto environment = distributed::read_rank_environment();
-  const auto device = distributed::device_of_rank(environment, train::choose_device("auto"));
-  group_ = meet_other_ranks("clip_adapt", environment, device, arguments.timeout_seconds, /*choose_threads=*/true);
+AdaptModel::AdaptModel(const ModelArguments& arguments)
+    : AdaptModel(arguments,
+                 meet_other_ranks("clip_adapt", distributed::read_rank_environment(), device_of_this_rank(),
+                                  arguments.timeout_seconds, /*choose_threads=*/true),
+                 device_of_this_rank()) {}
+
+AdaptModel::AdaptModel(const ModelArguments& arguments, const AdaptModel& first)
+    : AdaptModel(arguments, first.group_, device_of_this_rank()) {}
+
+AdaptModel::AdaptModel(const ModelArguments& arguments, distributed::ProcessGroup group, torch::Device device)
+    : arguments_(arguments), group_(std::move(group)) {
   if (!is_first()) set_log_level(LogLevel::error);
   eval::CheckpointRequest request;
   request.path = arguments.checkpoint;
@@ -116,9 +127,10 @@ eval::ImagePassOptions AdaptModel::image_pass(const std::string& what) {
   return pass;
 }
 
-eval::LabelledFeatures AdaptModel::features(const data::ClassificationSet& set, const std::string& what) {
+adapt::LabelledQueries AdaptModel::features(const data::ClassificationSet& set, const std::string& what, bool places) {
   const auto size = set.source->size();
-  const auto pass = image_pass(what);
+  auto pass = image_pass(what);
+  if (places) pass.stage = eval::FeatureStage::places;
   int64_t skipped = 0;
   const auto collect = [&](int64_t begin, int64_t end) {
     auto found = eval::collect_features(loaded_.model, loaded_.preprocess, *set.source, begin, end, pass, group_);
@@ -138,13 +150,16 @@ eval::LabelledFeatures AdaptModel::features(const data::ClassificationSet& set, 
     options.settings = {{"model", fingerprint_},
                         {"data", digest_of(set.source->fingerprint())},
                         {"classes", std::to_string(set.class_names.size())},
-                        {"stage", "embedding"},
+                        {"stage", places ? "places" : "embedding"},
                         {"precision", arguments_.precision},
                         {"bad_samples", arguments_.on_bad_sample}};
     result = eval::cached_features(options, collect, group_);
   }
   if (skipped > 0 && is_first()) fmt::print(stderr, "{} images of {} left out\n", skipped, set.name);
-  return result;
+  const auto width = loaded_.model->config().embed_dim;
+  if (!places) return {{result.features, {}}, result.labels};
+  return {{result.features.slice(1, 0, width).contiguous(), result.features.slice(1, width).unflatten(1, {-1, width})},
+          result.labels};
 }
 
 eval::ClassPrompts AdaptModel::prompts(const std::string& source, const data::ClassificationSet& set) {

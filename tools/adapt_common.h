@@ -10,13 +10,13 @@
 #include <CLI/CLI.hpp>
 #include <torch/types.h>
 
+#include "contrastive/adapt/adaptation.h"
 #include "contrastive/adapt/text_classifier.h"
 #include "contrastive/data/classification_set.h"
 #include "contrastive/distributed/process_group.h"
 #include "contrastive/eval/class_prompts.h"
 #include "contrastive/eval/image_pass.h"
 #include "contrastive/eval/model_folder.h"
-#include "contrastive/eval/tower_features.h"
 #include "contrastive/text/tokenizer.h"
 
 #include "common/count_progress.h"
@@ -53,6 +53,9 @@ class AdaptModel {
  public:
   explicit AdaptModel(const ModelArguments& arguments);
 
+  /// Another model on the ranks that have met already.
+  AdaptModel(const ModelArguments& arguments, const AdaptModel& first);
+
   models::ClipModel& model() { return loaded_.model; }
   const image::PreprocessSpec& preprocess() const { return loaded_.preprocess; }
   const text::Tokenizer& tokenizer() const { return *tokenizer_; }
@@ -66,8 +69,9 @@ class AdaptModel {
   /// `what` stands in the progress line.
   eval::ImagePassOptions image_pass(const std::string& what);
 
-  /// Embeddings of all images that can be read, on every rank, in CPU memory; from the cache, if there is one.
-  eval::LabelledFeatures features(const data::ClassificationSet& set, const std::string& what);
+  /// Embeddings of all images that can be read, on every rank, in CPU memory or mapped from the cache, if there is one;
+  /// with `places` also those of the places in them (CALIP).
+  adapt::LabelledQueries features(const data::ClassificationSet& set, const std::string& what, bool places = false);
 
   /// Prompts by names as eval::class_prompts takes them, several joined by '+'.
   static eval::ClassPrompts prompts(const std::string& source, const data::ClassificationSet& set);
@@ -76,6 +80,8 @@ class AdaptModel {
                                    adapt::PromptPooling pooling);
 
  private:
+  AdaptModel(const ModelArguments& arguments, distributed::ProcessGroup group, torch::Device device);
+
   ModelArguments arguments_;
   distributed::ProcessGroup group_;
   eval::LoadedModel loaded_;

@@ -66,11 +66,11 @@ std::map<std::string, std::string> settings_of(const std::string& adapter, const
 }
 
 /// This rank's share of images that every rank has.
-adapt::LabelledQueries own_share(const eval::LabelledFeatures& all, const distributed::ProcessGroup& group) {
-  const auto size = all.labels.size(0);
+adapt::LabelledQueries own_share(const adapt::LabelledQueries& all, const distributed::ProcessGroup& group) {
+  const auto size = all.queries.size();
   const auto begin = size * group.rank() / group.size();
   const auto end = size * (group.rank() + 1) / group.size();
-  return {{all.features.slice(0, begin, end), {}}, all.labels.slice(0, begin, end)};
+  return {all.queries.rows(begin, end), all.labels.slice(0, begin, end)};
 }
 
 class Run {
@@ -81,8 +81,7 @@ class Run {
   }
 
   int all() {
-    const auto all_test = model_.features(test_set_, "test images");
-    test_ = own_share(all_test, model_.group());
+    test_ = own_share(model_.features(test_set_, "test images", needs_places()), model_.group());
     if (uses(adapt::Protocol::val)) read_validation();
     const auto pooling =
         arguments_.pooling == "mean_score" ? adapt::PromptPooling::mean_score : adapt::PromptPooling::mean_direction;
@@ -90,6 +89,7 @@ class Run {
     for (const auto& source : prompts) {
       classifier_ = model_.classifier(AdaptModel::prompts(source, test_set_), test_set_, pooling);
       zero_shot();
+      without_support();
       for (const auto& file : arguments_.supports) from_file(file);
       for (const auto shots : arguments_.shots) {
         for (int64_t seed = 0; seed < arguments_.seeds; ++seed) from_split(shots, arguments_.first_seed + seed);
@@ -110,7 +110,7 @@ class Run {
     if (named.data.empty()) named.data = arguments_.test.data;
     const auto set = open_set(named);
     require_same_classes(set);
-    validation_ = own_share(model_.features(set, "validation images"), model_.group());
+    validation_ = own_share(model_.features(set, "validation images", needs_places()), model_.group());
   }
 
   void require_same_classes(const data::ClassificationSet& set) const {
@@ -125,6 +125,22 @@ class Run {
     const auto outcome = adapt::adapt_and_test(request, {}, classifier_, test_, nullptr, model_.group());
     zero_shot_accuracy_ = outcome.top1_accuracy;
     keep(record_of(request, outcome, nullptr));
+  }
+
+  /// The adapters that texts and images are enough for.
+  void without_support() {
+    for (const auto& adapter : arguments_.adapters) {
+      if (adapter == "zero-shot" || needs_support(adapter)) continue;
+      for (const auto& name : arguments_.protocols) {
+        auto request = request_of(adapter, name);
+        if (request.protocol == adapt::Protocol::support_cv) {
+          leave_out(adapter, name, "it has no support set");
+          continue;
+        }
+        refuse_hidden_labels(request.protocol);
+        try_adapter(request, nullptr);
+      }
+    }
   }
 
   void from_file(const std::string& file) {
@@ -160,29 +176,49 @@ class Run {
   void try_adapters(const NamedSupport& support) {
     check_labels(support);
     for (const auto& adapter : arguments_.adapters) {
-      if (adapter == "zero-shot") continue;
+      if (!needs_support(adapter)) continue;
       for (const auto& name : arguments_.protocols) {
-        const auto protocol = adapt::parse_protocol(name);
-        refuse_hidden_labels(support, protocol);
-        adapt::AdaptationRequest request;
-        request.adapter = adapter;
-        request.settings = settings_of(adapter, arguments_.settings);
-        request.protocol = protocol;
-        request.transductive = arguments_.transductive;
-        if (protocol == adapt::Protocol::support_cv && !can_cross_validate(support, adapter)) continue;
-        const auto outcome = adapt::adapt_and_test(request, support.set.features, classifier_, test_,
-                                                   validation_ ? &*validation_ : nullptr, model_.group());
-        keep(record_of(request, outcome, &support));
-        save(outcome, name);
+        const auto request = request_of(adapter, name);
+        if (support.is_name_only()) refuse_hidden_labels(request.protocol);
+        if (request.protocol == adapt::Protocol::support_cv && !can_cross_validate(support)) {
+          leave_out(adapter, name, "a class has a single image, so that there is none to hold out");
+          continue;
+        }
+        try_adapter(request, &support);
       }
     }
   }
 
-  /// With one row of a class there is nothing to hold out.
-  bool can_cross_validate(const NamedSupport& support, const std::string& adapter) const {
-    if (support.set.features.counts().min().item<int64_t>() >= 2) return true;
-    if (model_.is_first()) fmt::print("{}/support-cv: left out, a class has a single image\n", adapter);
-    return false;
+  adapt::AdaptationRequest request_of(const std::string& adapter, const std::string& protocol) const {
+    adapt::AdaptationRequest request;
+    request.adapter = adapter;
+    request.settings = settings_of(adapter, arguments_.settings);
+    request.protocol = adapt::parse_protocol(protocol);
+    request.transductive = arguments_.transductive;
+    return request;
+  }
+
+  void try_adapter(const adapt::AdaptationRequest& request, const NamedSupport* support) {
+    const auto outcome =
+        adapt::adapt_and_test(request, support == nullptr ? adapt::SupportFeatures{} : support->set.features,
+                              classifier_, test_, validation_ ? &*validation_ : nullptr, model_.group());
+    keep(record_of(request, outcome, support));
+    save(outcome, adapt::protocol_name(request.protocol));
+  }
+
+  static bool can_cross_validate(const NamedSupport& support) {
+    return support.set.features.counts().min().item<int64_t>() >= 2;
+  }
+
+  void leave_out(const std::string& adapter, const std::string& protocol, const char* reason) const {
+    if (model_.is_first()) fmt::print("{}/{}: left out, {}\n", adapter, protocol, reason);
+  }
+
+  bool needs_support(const std::string& adapter) const { return adapt::make_adapter(adapter)->needs_support(); }
+
+  bool needs_places() const {
+    return std::any_of(arguments_.adapters.begin(), arguments_.adapters.end(),
+                       [](const auto& adapter) { return adapt::make_adapter(adapter)->needs_tokens(); });
   }
 
   void check_labels(const NamedSupport& support) {
@@ -201,13 +237,13 @@ class Run {
     }
   }
 
-  /// A support set that was made of class names is worth nothing to compare, if labels have chosen the rest.
-  void refuse_hidden_labels(const NamedSupport& support, adapt::Protocol protocol) const {
+  /// What was made of class names is worth nothing to compare, if labels have chosen the rest.
+  void refuse_hidden_labels(adapt::Protocol protocol) const {
     const bool is_labelled = protocol == adapt::Protocol::val || protocol == adapt::Protocol::test_oracle;
-    if (!support.is_name_only() || !is_labelled || arguments_.labelled_search) return;
+    if (!is_labelled || arguments_.labelled_search) return;
     throw ConfigError(fmt::format(
-        "--protocol {}: the support set was made from class names alone, but this protocol looks at labelled images; "
-        "take fixed or support-cv, or say --labelled-search",
+        "--protocol {}: only class names were needed so far (the support set was made from them, or there is none), "
+        "but this protocol looks at labelled images; take fixed or support-cv, or say --labelled-search",
         adapt::protocol_name(protocol)));
   }
 
@@ -236,7 +272,7 @@ class Run {
     record.num_samples = outcome.num_samples;
     record.top1_accuracy = outcome.top1_accuracy;
     record.mean_per_class_recall = outcome.mean_per_class_recall;
-    record.zero_shot_accuracy = support == nullptr ? outcome.top1_accuracy : zero_shot_accuracy_;
+    record.zero_shot_accuracy = zero_shot_accuracy_;
     record.seconds = outcome.fit_seconds + outcome.search_seconds + outcome.score_seconds;
     record.version = version();
     record.command = arguments_.command;
@@ -296,16 +332,16 @@ class Run {
 };
 
 void check(const RunArguments& arguments) {
-  if (arguments.supports.empty() && arguments.shots.empty() &&
-      arguments.adapters != std::vector<std::string>{"zero-shot"}) {
-    throw ConfigError("name what to adapt with: --support FILE (see clip_adapt support), or --shots 1,2,4");
-  }
   const auto& known = adapt::adapter_names();
   for (const auto& adapter : arguments.adapters) {
     if (std::find(known.begin(), known.end(), adapter) == known.end()) {
       throw ConfigError(fmt::format("--adapter {}: there are {}", adapter, fmt::join(known, ", ")));
     }
-    adapt::make_adapter(adapter, settings_of(adapter, arguments.settings));
+    const bool needs_support = adapt::make_adapter(adapter, settings_of(adapter, arguments.settings))->needs_support();
+    if (needs_support && arguments.supports.empty() && arguments.shots.empty()) {
+      throw ConfigError(fmt::format(
+          "name what {} shall adapt with: --support FILE (see clip_adapt support), or --shots 1,2,4", adapter));
+    }
   }
   for (const auto& each : arguments.settings) {
     const auto adapter = each.substr(0, each.find('.'));
@@ -316,7 +352,7 @@ void check(const RunArguments& arguments) {
   }
   for (const auto& protocol : arguments.protocols) adapt::parse_protocol(protocol);
   const bool is_one = arguments.adapters.size() == 1 && arguments.protocols.size() == 1 &&
-                      arguments.supports.size() + arguments.shots.size() == 1 && arguments.prompts.size() < 2;
+                      arguments.supports.size() + arguments.shots.size() <= 1 && arguments.prompts.size() < 2;
   if (!arguments.save.empty() && (!is_one || (!arguments.shots.empty() && arguments.seeds > 1))) {
     throw ConfigError("--save needs one adapter, one protocol, one support set and one kind of prompts");
   }

@@ -52,6 +52,10 @@ int finish(AdaptModel& model, adapt::SupportSet set, const std::string& output) 
   return model.is_first() ? write(set, output) : kDone;
 }
 
+void report_unreadable(const eval::SkippedSamples& unreadable) {
+  for (const auto& each : unreadable.first) fmt::print("  {}: {}\n", each.name, each.reason);
+}
+
 int from_split(const SupportArguments& arguments) {
   require_output(arguments.output);
   AdaptModel model(arguments.model);
@@ -77,25 +81,25 @@ int from_folder(const SupportArguments& arguments) {
                                         model.group());
   if (model.is_first()) {
     fmt::print("left out: {} unreadable, {} repeated\n", report.unreadable.count, report.duplicates);
-    for (const auto& each : report.unreadable.first) fmt::print("  {}: {}\n", each.name, each.reason);
+    report_unreadable(report.unreadable);
   }
   return finish(model, std::move(set), arguments.output);
 }
 
-int from_shards(const SupportArguments& arguments) {
-  require_output(arguments.output);
+/// What the index holds that is nearest to the classes' texts.
+adapt::SupportSet retrieve(AdaptModel& searcher, const SupportArguments& arguments) {
   const adapt::EmbeddingIndex index({arguments.indices.begin(), arguments.indices.end()});
-  AdaptModel model(arguments.model);
-  if (index.model_sha256() != model.fingerprint()) {
-    throw DataError(
-        fmt::format("the index is of the model {}, but --checkpoint is {}", index.model_sha256(), model.fingerprint()));
+  if (index.model_sha256() != searcher.fingerprint()) {
+    throw DataError(fmt::format("the index is of the model {}, but {} is {}", index.model_sha256(),
+                                arguments.index_checkpoint.empty() ? "--checkpoint" : "--index-checkpoint",
+                                searcher.fingerprint()));
   }
   const auto classes = open_set(arguments.set);
   const auto prompts = AdaptModel::prompts(arguments.prompts, classes);
-  const auto classifier = model.classifier(prompts, classes, adapt::PromptPooling::mean_direction);
+  const auto classifier = searcher.classifier(prompts, classes, adapt::PromptPooling::mean_direction);
   torch::Tensor excluded;
   if (!arguments.excluded.data.empty()) {
-    excluded = model.features(open_set(arguments.excluded), "evaluation images").features;
+    excluded = searcher.features(open_set(arguments.excluded), "evaluation images").queries.features;
   }
   adapt::RetrievalOptions options;
   options.per_class = arguments.per_class;
@@ -105,12 +109,46 @@ int from_shards(const SupportArguments& arguments) {
   options.excluded_cosine = arguments.excluded_cosine;
   options.one_class = !arguments.several_classes;
   adapt::RetrievalReport report;
-  auto set = adapt::retrieve_support(index, classifier, prompts, excluded, options, &report);
+  auto set = adapt::retrieve_support(index, classifier, prompts, excluded, options, &report, searcher.group());
   set.class_ids = classes.class_ids;
-  if (model.is_first()) {
+  if (searcher.is_first()) {
     fmt::print(
         "left out: {} near evaluation images, {} better for another class, {} near duplicates; {} taken all the same\n",
         report.excluded, report.other_class, report.duplicates, report.fallbacks);
+  }
+  return set;
+}
+
+std::shared_ptr<const data::SampleSource> open_shards(const std::string& list) {
+  const auto shards = data::expand_shard_list(list);
+  data::require_shards_exist(shards);
+  data::WebdatasetOptions options;
+  options.need_caption = false;
+  return std::make_shared<data::WebdatasetSource>(data::ShardIndex::open(shards), options);
+}
+
+int from_shards(const SupportArguments& arguments) {
+  require_output(arguments.output);
+  if (arguments.index_checkpoint.empty() != arguments.shards.empty()) {
+    throw ConfigError(
+        "--index-checkpoint and --shards go together: what another model has found is encoded again from the shards");
+  }
+  if (arguments.index_checkpoint.empty()) {
+    AdaptModel model(arguments.model);
+    return finish(model, retrieve(model, arguments), arguments.output);
+  }
+  auto of_index = arguments.model;
+  of_index.checkpoint = arguments.index_checkpoint;
+  of_index.model.clear();
+  AdaptModel searcher(of_index);
+  const auto found = retrieve(searcher, arguments);
+  AdaptModel model(arguments.model, searcher);
+  eval::SkippedSamples unreadable;
+  auto set = adapt::encode_again(model.model(), model.preprocess(), found, *open_shards(arguments.shards),
+                                 model.image_pass("images"), &unreadable, model.group());
+  if (model.is_first()) {
+    fmt::print("encoded again: {} unreadable images left out\n", unreadable.count);
+    report_unreadable(unreadable);
   }
   return finish(model, std::move(set), arguments.output);
 }
@@ -137,15 +175,7 @@ class KeyedImages {
     if (arguments.set.data.empty() == arguments.shards.empty()) {
       throw ConfigError("name where the images are: --data DIR (and --split), or --shards LIST");
     }
-    if (arguments.shards.empty()) {
-      source_ = open_set(arguments.set).source;
-    } else {
-      const auto shards = data::expand_shard_list(arguments.shards);
-      data::require_shards_exist(shards);
-      data::WebdatasetOptions options;
-      options.need_caption = false;
-      source_ = std::make_shared<data::WebdatasetSource>(data::ShardIndex::open(shards), options);
-    }
+    source_ = arguments.shards.empty() ? open_set(arguments.set).source : open_shards(arguments.shards);
     for (int64_t i = 0; i < source_->size(); ++i) samples_.emplace(source_->key(i), i);
   }
 
@@ -235,9 +265,13 @@ void add_from_shards(CLI::App& support, SupportArguments& arguments) {
   add_model_options(*command, arguments.model);
   command
       ->add_option("--index", arguments.indices,
-                   "what `clip_embed images SHARDS --output FOLDER` wrote with the same checkpoint; may be repeated")
+                   "what `clip_embed images SHARDS --output FOLDER` wrote; may be repeated")
       ->required()
       ->allow_extra_args(false);
+  command->add_option("--index-checkpoint", arguments.index_checkpoint,
+                      "the model that made the index, where --checkpoint is another one; then also name --shards");
+  command->add_option("--shards", arguments.shards,
+                      "the shards of the index, out of which the images found are encoded again with --checkpoint");
   add_set_options(*command, arguments.set);
   command->get_option("--data")->description("the data set whose classes are wanted; its images aren't looked at");
   command->add_option("--prompts", arguments.prompts, "as for clip_eval zero-shot; A+B takes the prompts of both");

@@ -19,6 +19,7 @@ struct SupportArguments {
   int64_t views = 1;
   int64_t max_per_class = 0;
   std::vector<std::string> indices;
+  std::string index_checkpoint;
   std::string prompts;
   int64_t per_class = 16;
   int64_t min_per_class = 1;

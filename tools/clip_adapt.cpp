@@ -39,10 +39,6 @@ struct ReportArguments {
 /// Each image by itself, as a service would.
 int predict(const PredictArguments& arguments) {
   const auto classifier = adapt::AdaptedClassifier::open(arguments.adapted);
-  if (classifier.adapter().needs_tokens()) {
-    throw ConfigError(fmt::format("[{}] {} needs spatial features, which predict doesn't make", arguments.adapted,
-                                  classifier.adapter().name()));
-  }
   eval::CheckpointRequest request;
   request.path = arguments.checkpoint;
   request.model = arguments.model;
@@ -50,7 +46,14 @@ int predict(const PredictArguments& arguments) {
   classifier.require_model(encoder.fingerprint());
   for (const auto& image : arguments.images) {
     const std::vector<fs::path> file{image};
-    const auto best = classifier.classify({encoder.encode_images(file), {}}, arguments.top).front();
+    adapt::QueryFeatures query;
+    if (classifier.adapter().needs_tokens()) {
+      const auto places = encoder.encode_places(file);
+      query = {places.select(1, 0), places.slice(1, 1)};
+    } else {
+      query.features = encoder.encode_images(file);
+    }
+    const auto best = classifier.classify(query, arguments.top).front();
     fmt::print("{}\n", image);
     for (const auto& each : best) fmt::print("  {:6.2f} %  {}\n", 100 * each.probability, each.name);
   }

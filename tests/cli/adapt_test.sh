@@ -63,6 +63,25 @@ expect_success "${adapt[@]}" support from-folder "${model[@]}" --data labelled -
 expect_failure 1 "the index is of the model" "${adapt[@]}" support from-shards --checkpoint runs/run/checkpoints/step_00000007 \
   --index index --data labelled --split test --output x.safetensors
 
+# Found with one model, for another.
+other=(--checkpoint runs/run/checkpoints/step_00000007 --batch-size 16)
+again=("${adapt[@]}" support from-shards "${other[@]}" --index index --index-checkpoint runs/run --data labelled --split test \
+  --per-class 3 --min-per-class 2)
+expect_success "${again[@]}" --shards 'set/train/{00000..00001}.tar' --output other.safetensors
+grep -q "encoded again: 0 unreadable" out.txt || fail "from-shards doesn't say that images were encoded again"
+python3 - <<'EOF' || fail "another model found other images"
+import json
+a, b = (json.load(open(f"{name}.json")) for name in ("retrieved", "other"))
+keys = lambda manifest: [row["key"] for row in manifest["rows"]]
+assert keys(a) == keys(b) and a["model_sha256"] != b["model_sha256"], (a, b)
+EOF
+checks=$((checks + 1))
+expect_success "${adapt[@]}" run "${other[@]}" --data labelled --accept-labels --support other.safetensors --adapter gda
+expect_failure 1 "are not among those given" "${again[@]}" --shards labelled/test/0.tar --output x.safetensors
+expect_failure 2 "go together" "${again[@]}" --output x.safetensors
+expect_success "${retrieve[@]}" --per-class 3 --min-per-class 2 --output ranks.safetensors --nproc 2
+cmp retrieved.json ranks.json || fail "2 ranks retrieved other images"
+
 # Pictures of them.
 for sheet in "two --data labelled" "retrieved --shards set/train/{00000..00001}.tar"; do
   read -r name where <<<"$sheet"
@@ -104,6 +123,17 @@ image=$(find images -name '00000.*' ! -name '*.cls' ! -name '*.txt' ! -name '*.j
 expect_success "${adapt[@]}" predict "$image" --adapted saved.safetensors --checkpoint runs/run --top 2
 same "$(wc -l <out.txt)" 3 "predictions"
 
+# CALIP needs no support set, and looks at places in the images.
+expect_success "${run[@]}" --adapter calip --protocol fixed,support-cv --output both.jsonl --cache cache
+grep -q "calip/support-cv: left out" out.txt || fail "support-cv without a support set isn't mentioned"
+expect_success "${run[@]}" --adapter calip --output calip.jsonl --save calip.safetensors --cache cache
+same "$(records calip.jsonl '[(x["adapter"], x["support"]) for x in r]')" "[('zero-shot', 'none'), ('calip', 'none')]" "calip"
+expect_success "${run[@]}" --adapter calip --output calip2.jsonl --nproc 2
+same "$(records calip2.jsonl 'r[1]["acc1"]')" "$(records calip.jsonl 'r[1]["acc1"]')" "calip on 2 ranks"
+expect_success "${adapt[@]}" predict "$image" --adapted calip.safetensors --checkpoint runs/run --top 2
+same "$(wc -l <out.txt)" 3 "predictions"
+expect_failure 2 "say --labelled-search" "${run[@]}" --adapter calip --protocol test-oracle
+
 # What goes wrong.
 expect_failure 1 "its features are of the model" "${adapt[@]}" run --checkpoint runs/run/checkpoints/step_00000007 \
   --data labelled --support two.safetensors --adapter tip-x
@@ -115,7 +145,7 @@ expect_success "${run[@]}" --support named.safetensors --adapter tip-x --protoco
 expect_failure 2 "there is no protocol \"cv\"" "${run[@]}" --support two.safetensors --adapter tip-x --protocol cv
 expect_failure 2 "there are zero-shot, tip-adapter" "${run[@]}" --support two.safetensors --adapter tip
 expect_failure 2 "has no option \"taux\"" "${run[@]}" --support two.safetensors --adapter tip-x --set tip-x.taux=1
-expect_failure 2 "name what to adapt with" "${run[@]}" --adapter tip-x
+expect_failure 2 "name what tip-x shall adapt with" "${run[@]}" --adapter tip-x
 expect_failure 2 "one adapter, one protocol" "${run[@]}" --support two.safetensors --adapter tip-x,gda --save x.safetensors
 head -c 2000 two.safetensors >cut.safetensors
 cp two.json cut.json
