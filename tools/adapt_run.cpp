@@ -31,7 +31,7 @@ namespace fs = std::filesystem;
 /// A support set with what records say about it.
 struct NamedSupport {
   adapt::SupportSet set;
-  std::string kind;  ///< "few-shot", "retrieved" or "folder"
+  std::string kind;  ///< AdaptationRecord::support
   int64_t shots = 0;
   int64_t seed = 0;
 
@@ -43,7 +43,8 @@ std::string kind_of(const adapt::SupportSet& set) {
   const auto found = set.made_by.find("builder");
   const auto builder = found == set.made_by.end() ? "" : found->second;
   if (builder == "from-split") return "few-shot";
-  return builder == "from-shards" ? "retrieved" : "folder";
+  if (builder != "from-shards") return "folder";
+  return set.made_by.count("searched_with_model") > 0 ? "retrieved by another model" : "retrieved";
 }
 
 /// A number that the builder has noted; 0 if it hasn't.
@@ -88,6 +89,7 @@ class Run {
     const auto prompts = arguments_.prompts.empty() ? std::vector<std::string>{""} : arguments_.prompts;
     for (const auto& source : prompts) {
       classifier_ = model_.classifier(AdaptModel::prompts(source, test_set_), test_set_, pooling);
+      if (arguments_.scale > 0) classifier_.scale = arguments_.scale;
       zero_shot();
       without_support();
       for (const auto& file : arguments_.supports) from_file(file);
@@ -256,6 +258,7 @@ class Run {
     record.prompts = classifier_.prompt_name;
     record.prompt_pooling = arguments_.pooling;
     record.prompt_sha256 = classifier_.prompt_sha256;
+    record.scale = classifier_.scale;
     record.support = "none";
     if (support != nullptr) {
       record.support = support->kind;
@@ -407,6 +410,12 @@ void add_run_options(CLI::App& command, RunArguments& arguments) {
       ->allow_extra_args(false);
   command.add_option("--pooling", arguments.pooling, "of a class's prompts; mean_score is VisDesc's")
       ->check(CLI::IsMember({"mean_direction", "mean_score"}))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--scale", arguments.scale,
+          "what cosines with the texts are multiplied by; 0: the model's own logit scale (100 for CLIP's models)")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command.add_flag("--labelled-search", arguments.labelled_search,
                    "allow protocols that look at labels, for support sets that were made from class names alone");

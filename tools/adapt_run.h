@@ -27,6 +27,7 @@ struct RunArguments {
   std::vector<std::string> protocols{"fixed"};
   std::vector<std::string> prompts;
   std::string pooling = "mean_direction";
+  double scale = 0;  ///< 0: the model's
   int64_t max_per_class = 0;
   bool labelled_search = false;
   bool accept_labels = false;

@@ -24,6 +24,7 @@ void each_field(Record& record, const Field& field) {
   field("prompts", record.prompts);
   field("prompt_pooling", record.prompt_pooling);
   field("prompt_sha256", record.prompt_sha256);
+  field("scale", record.scale);
   field("support", record.support);
   field("support_sha256", record.support_sha256);
   field("support_rows", record.support_rows);

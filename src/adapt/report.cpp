@@ -17,7 +17,7 @@ namespace contrastive::adapt {
 namespace {
 
 /// Supports in the order of columns.
-constexpr const char* kSupports[] = {"none", "retrieved", "folder", "few-shot"};
+constexpr const char* kSupports[] = {"none", "retrieved", "retrieved by another model", "folder", "few-shot"};
 constexpr const char* kProtocols[] = {"fixed", "support-cv", "val", "test-oracle"};
 
 int64_t place_of(const std::string& name, const std::vector<std::string>& order) {
@@ -29,10 +29,11 @@ bool is_oracle(const std::string& method) {
 }
 
 /// What only figures with equal values can be compared by.
-using TableKey = std::tuple<std::string, std::string, std::string, std::string, std::string>;
+using TableKey = std::tuple<std::string, std::string, std::string, std::string, std::string, double>;
 
 TableKey table_key(const AdaptationRecord& record) {
-  return {record.dataset, record.model_sha256, record.prompts, record.prompt_pooling, record.prompt_sha256};
+  return {record.dataset,        record.model_sha256,  record.prompts,
+          record.prompt_pooling, record.prompt_sha256, record.scale};
 }
 
 /// A method with its settings, in the order of rows.
@@ -44,10 +45,19 @@ RowKey row_key(const AdaptationRecord& record) {
           record.settings};
 }
 
-using CellKey = std::tuple<int64_t, std::string, int64_t>;
+/// A kind and size of support set: its place in the order of columns, shots, images.
+using CellKey = std::tuple<int64_t, std::string, int64_t, int64_t>;
+
+CellKey cell_key(const std::string& support, int64_t shots, int64_t images) {
+  return {place_of(support, {std::begin(kSupports), std::end(kSupports)}), support, shots, images};
+}
+
+CellKey cell_key(const ReportCell& cell) {
+  return cell_key(cell.support, cell.shots, cell.images);
+}
 
 CellKey cell_key(const AdaptationRecord& record) {
-  return {place_of(record.support, {std::begin(kSupports), std::end(kSupports)}), record.support, record.shots};
+  return cell_key(record.support, record.shots, record.support == "few-shot" ? 0 : record.support_rows);
 }
 
 /// Of a run that was repeated the last result; runs are told apart by the draw, and sets without one by their content.
@@ -62,6 +72,7 @@ ReportCell to_cell(const CellKey& key, const Runs& runs) {
   ReportCell cell;
   cell.support = std::get<1>(key);
   cell.shots = std::get<2>(key);
+  cell.images = std::get<3>(key);
   cell.num_seeds = static_cast<int64_t>(runs.size());
   for (const auto& [run, accuracy] : runs) cell.mean += accuracy / static_cast<double>(runs.size());
   double squares = 0;
@@ -122,28 +133,25 @@ ReportTable to_table(const std::vector<const AdaptationRecord*>& records) {
 }
 
 /// The columns of a table: every support set that some method was tested with.
-std::vector<std::pair<std::string, int64_t>> columns_of(const ReportTable& table) {
-  std::set<CellKey> found;
+std::set<CellKey> columns_of(const ReportTable& table) {
+  std::set<CellKey> columns;
   for (const auto& row : table.rows) {
-    for (const auto& cell : row.cells) {
-      found.insert({place_of(cell.support, {std::begin(kSupports), std::end(kSupports)}), cell.support, cell.shots});
-    }
+    for (const auto& cell : row.cells) columns.insert(cell_key(cell));
   }
-  std::vector<std::pair<std::string, int64_t>> columns;
-  for (const auto& [place, support, shots] : found) columns.emplace_back(support, shots);
   return columns;
 }
 
-const ReportCell* find_cell(const ReportRow& row, const std::pair<std::string, int64_t>& column) {
+const ReportCell* find_cell(const ReportRow& row, const CellKey& column) {
   for (const auto& cell : row.cells) {
-    if (cell.support == column.first && cell.shots == column.second) return &cell;
+    if (cell_key(cell) == column) return &cell;
   }
   return nullptr;
 }
 
-std::string column_name(const std::pair<std::string, int64_t>& column) {
-  if (column.first == "few-shot") return fmt::format("{} {}", column.second, column.second == 1 ? "shot" : "shots");
-  return column.first == "none" ? "no images" : column.first;
+std::string column_name(const CellKey& column) {
+  const auto& [place, support, shots, images] = column;
+  if (support == "few-shot") return fmt::format("{} {}", shots, shots == 1 ? "shot" : "shots");
+  return support == "none" ? "no images" : fmt::format("{}, {} images", support, images);
 }
 
 std::string shown_figure(const ReportCell& cell) {
@@ -152,7 +160,7 @@ std::string shown_figure(const ReportCell& cell) {
 }
 
 /// The best mean of a column that no test label has chosen; -1 if there is none.
-double best_of(const ReportTable& table, const std::pair<std::string, int64_t>& column) {
+double best_of(const ReportTable& table, const CellKey& column) {
   double best = -1;
   for (const auto& row : table.rows) {
     const auto* cell = find_cell(row, column);
@@ -222,13 +230,13 @@ std::string report_markdown(const std::vector<ReportTable>& tables) {
 }
 
 std::string report_csv(const std::vector<ReportTable>& tables) {
-  std::string text = "dataset,model,prompts,method,support,shots,seeds,mean,deviation\n";
+  std::string text = "dataset,model,prompts,method,support,shots,images,seeds,mean,deviation\n";
   for (const auto& table : tables) {
     for (const auto& row : table.rows) {
       for (const auto& cell : row.cells) {
-        text += fmt::format("{},{},{},{},{},{},{},{},{}\n", quoted(table.dataset), quoted(table.model),
-                            quoted(table.prompts), quoted(row.method), cell.support, cell.shots, cell.num_seeds,
-                            cell.mean, cell.deviation);
+        text += fmt::format("{},{},{},{},{},{},{},{},{},{}\n", quoted(table.dataset), quoted(table.model),
+                            quoted(table.prompts), quoted(row.method), cell.support, cell.shots, cell.images,
+                            cell.num_seeds, cell.mean, cell.deviation);
       }
     }
   }

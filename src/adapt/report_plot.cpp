@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <set>
 
 #include <fmt/format.h>
@@ -100,29 +101,70 @@ std::vector<ReportCell> shot_cells(const ReportRow& row) {
   return cells;
 }
 
-std::string draw_row(const std::vector<ReportCell>& cells, const Axes& axes, const char* colour, bool is_dashed) {
+/// How a method is drawn: its colour says which adapter it is, line and marks which protocol.
+struct Style {
+  const char* colour = "#888888";
+  const char* dashes = "";
+  enum class Mark { none, disc, ring, square } mark = Mark::none;
+};
+
+/// "tip-x/fixed [tau=0.1]" in the colour of all protocols of "tip-x [tau=0.1]"; `colours` holds those given so far.
+Style style_of(const std::string& method, std::map<std::string, const char*>& colours) {
+  const auto slash = std::min(method.find('/'), method.size());
+  const auto protocol = method.substr(slash, method.find_first_of(" [", slash) - slash);
+  const auto* next = kColours[colours.size() % std::size(kColours)];
+  const auto adapter = method.substr(0, slash) + method.substr(slash + protocol.size());
+  Style style{colours.emplace(adapter, next).first->second, "", Style::Mark::disc};
+  if (protocol == "/fixed") style = {style.colour, "2 3", Style::Mark::ring};
+  if (protocol == "/val") style.mark = Style::Mark::square;
+  if (protocol == "/test-oracle") style.dashes = "6 4";
+  return style;
+}
+
+std::string draw_mark(double x, double y, const Style& style) {
+  switch (style.mark) {
+    case Style::Mark::none:
+      break;
+    case Style::Mark::disc:
+      return fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", x, y, style.colour);
+    case Style::Mark::ring:
+      return fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"#ffffff\" stroke=\"{}\"/>\n", x, y,
+                         style.colour);
+    case Style::Mark::square:
+      return fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"6\" height=\"6\" fill=\"{}\"/>\n", x - 3, y - 3,
+                         style.colour);
+  }
+  return "";
+}
+
+std::string stroke(const Style& style) {
+  const auto dashes = std::string(style.dashes);
+  return fmt::format("stroke=\"{}\" stroke-width=\"2\"{}", style.colour,
+                     dashes.empty() ? dashes : fmt::format(" stroke-dasharray=\"{}\"", dashes));
+}
+
+std::string draw_row(const std::vector<ReportCell>& cells, const Axes& axes, const Style& style) {
   std::string points;
+  std::string bars;
   std::string marks;
   for (const auto& cell : cells) {
     const auto x = axes.x(cell.shots);
     const auto y = axes.y(100 * cell.mean);
     points += fmt::format("{}{:.1f},{:.1f}", points.empty() ? "" : " ", x, y);
-    marks += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\"/>\n", x, y, colour);
+    marks += draw_mark(x, y, style);
     if (cell.num_seeds > 1) {
-      marks +=
-          fmt::format("<line x1=\"{0:.1f}\" y1=\"{1:.1f}\" x2=\"{0:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\"/>\n", x,
-                      axes.y(100 * (cell.mean - cell.deviation)), axes.y(100 * (cell.mean + cell.deviation)), colour);
+      bars += fmt::format("<line x1=\"{0:.1f}\" y1=\"{1:.1f}\" x2=\"{0:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\"/>\n", x,
+                          axes.y(100 * (cell.mean - cell.deviation)), axes.y(100 * (cell.mean + cell.deviation)),
+                          style.colour);
     }
   }
-  return fmt::format("<polyline points=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"{}/>\n{}", points, colour,
-                     is_dashed ? " stroke-dasharray=\"6 4\"" : "", marks);
+  return fmt::format("<polyline points=\"{}\" fill=\"none\" {}/>\n{}{}", points, stroke(style), bars, marks);
 }
 
-std::string draw_name(const std::string& name, double y, const char* colour, bool is_dashed) {
+std::string draw_name(const std::string& name, double y, const Style& style) {
   return fmt::format(
-      "<line x1=\"{}\" y1=\"{:.1f}\" x2=\"{}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\"2\"{}/>\n"
-      "<text x=\"{}\" y=\"{:.1f}\">{}</text>\n",
-      kRight + 16, y, kRight + 40, y, colour, is_dashed ? " stroke-dasharray=\"6 4\"" : "", kRight + 46, y + 4,
+      "<line x1=\"{}\" y1=\"{:.1f}\" x2=\"{}\" y2=\"{:.1f}\" {}/>\n{}<text x=\"{}\" y=\"{:.1f}\">{}</text>\n",
+      kRight + 16, y, kRight + 40, y, stroke(style), draw_mark(kRight + 28, y, style), kRight + 46, y + 4,
       escaped(name));
 }
 
@@ -152,15 +194,14 @@ std::string report_svg(const ReportTable& table) {
       "<line x1=\"{0}\" y1=\"{2:.1f}\" x2=\"{1}\" y2=\"{2:.1f}\" stroke=\"#888888\" stroke-dasharray=\"2 3\"/>\n",
       kLeft, kRight, zero_shot);
   double legend = kTop + 10;
-  text += draw_name("zero-shot", legend, "#888888", true);
-  size_t number = 0;
+  text += draw_name("zero-shot", legend, {"#888888", "2 3", Style::Mark::none});
+  std::map<std::string, const char*> colours;
   for (const auto& row : table.rows) {
     const auto cells = shot_cells(row);
     if (cells.empty()) continue;
-    const auto* colour = kColours[number++ % std::size(kColours)];
-    const bool is_dashed = row.method.find("/test-oracle") != std::string::npos;
+    const auto style = style_of(row.method, colours);
     legend += 18;
-    text += draw_row(cells, axes, colour, is_dashed) + draw_name(row.method, legend, colour, is_dashed);
+    text += draw_row(cells, axes, style) + draw_name(row.method, legend, style);
   }
   return text + "</svg>\n";
 }

@@ -76,6 +76,7 @@ TextClassifier encode_text_classifier(models::ClipModel& model, const text::Toke
                      [&](int64_t, const torch::Tensor& features) { parts.push_back(features.clone()); });
   TORCH_CHECK(!parts.empty(), "[text_classifier] there is no prompt");
   auto result = make_text_classifier(at::cat(parts), at::tensor(owner, at::kLong), std::move(class_names), pooling);
+  result.scale = model->logit_scale.detach().to(at::kDouble).exp().item<double>();
   result.prompt_name = prompts.name;
   result.prompt_sha256 = prompts.fingerprint();
   return result;

@@ -18,6 +18,7 @@ torch::Tensor normalized(const torch::Tensor& rows) {
   return rows / rows.norm(2, 1, /*keepdim=*/true).clamp_min(1e-12);
 }
 
+constexpr double kPublishedScale = 100;  // that alpha is a share of
 constexpr int64_t kPromptsAtATime = 8192;
 
 /// Throws: DataError unless there are embeddings of prompts of every class.
@@ -130,7 +131,7 @@ torch::Tensor Timo::text_weights(double gamma) const {
 ScoreTerms Timo::terms(const QueryFeatures& tile, const ParameterValues& values) const {
   return {at::addmm(gaussian_bias_, tile.features, gaussian_weights_.t()),
           {},
-          tile.features.matmul(text_weights(values[0]).t())};
+          tile.features.matmul(text_weights(values[0]).t()) * (scale() / kPublishedScale)};
 }
 
 std::vector<std::pair<std::string, torch::Tensor*>> Timo::fitted() {

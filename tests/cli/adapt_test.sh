@@ -112,7 +112,7 @@ same "$(records ranks.jsonl '[x["acc1"] for x in r]')" "$(records alone.jsonl '[
 # Tables and a plot.
 expect_success "${adapt[@]}" report alone.jsonl --output report
 grep -q '| gda/fixed |' report/table.md || fail "no row of gda: $(cat report/table.md)"
-same "$(head -n 1 report/table.csv)" "dataset,model,prompts,method,support,shots,seeds,mean,deviation" "columns"
+same "$(head -n 1 report/table.csv)" "dataset,model,prompts,method,support,shots,images,seeds,mean,deviation" "columns"
 python3 -c "import xml.dom.minidom, sys; xml.dom.minidom.parse(sys.argv[1])" report/labelled.svg || fail "the plot is no XML"
 
 # A saved classifier says what the run said.

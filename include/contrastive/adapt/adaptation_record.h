@@ -19,9 +19,10 @@ struct AdaptationRecord {
   std::string prompts = {};       ///< "cifar10", "clip_80+cupl.json", ...
   std::string prompt_pooling = {};
   std::string prompt_sha256 = {};
+  double scale = 0;  ///< of the zero-shot logits
 
   // The support set.
-  std::string support = {};         ///< "few-shot", "retrieved", "folder" or "none"
+  std::string support = {};         ///< "few-shot", "retrieved", "retrieved by another model", "folder" or "none"
   std::string support_sha256 = {};  ///< its fingerprint
   int64_t support_rows = 0;
   int64_t shots = 0;  ///< a class, of few-shot; else 0

@@ -11,8 +11,9 @@ namespace contrastive::adapt {
 
 /// What a method reached with one kind and size of support set, over the seeds.
 struct ReportCell {
-  std::string support;  ///< "none", "retrieved", "folder", or "few-shot"
+  std::string support;  ///< AdaptationRecord::support
   int64_t shots = 0;    ///< of few-shot
+  int64_t images = 0;   ///< of retrieved sets and folders
   int64_t num_seeds = 0;
   double mean = 0;       ///< of top1_accuracy
   double deviation = 0;  ///< of the seeds (n - 1 in the denominator); 0 for one
@@ -39,17 +40,17 @@ struct ReportTable {
 /// if there is none.
 CONTRASTIVE_API std::vector<ReportTable> make_report(const std::vector<AdaptationRecord>& records);
 
-/// A Markdown table a data set: a row a method, a column a kind of support set (retrieved, folder, 1, 2, 4, ... shots),
-/// "81.2 ± 0.3" in percent over the seeds, whose number stands below; the best honest figure of a column is bold
-/// (test-oracle is none, and is marked as an upper bound).
+/// A Markdown table a data set: a row a method, a column a kind and size of support set (retrieved, folder, 1, 2, ...
+/// shots), "81.2 ± 0.3" in percent over the seeds, whose number stands below; the best honest figure of a column is
+/// bold (test-oracle is none, and is marked as an upper bound).
 CONTRASTIVE_API std::string report_markdown(const std::vector<ReportTable>& tables);
 
-/// A line a cell: dataset,model,prompts,method,support,shots,seeds,mean,deviation.
+/// A line a cell: dataset,model,prompts,method,support,shots,images,seeds,mean,deviation.
 CONTRASTIVE_API std::string report_csv(const std::vector<ReportTable>& tables);
 
 /// An SVG drawing: accuracy against shots (logarithmic axis), a line with bars of the deviation a method, and the
-/// zero-shot accuracy as a level line. Colours can be told apart by the colour-blind; every line has its name at its
-/// end or in a legend. Throws: DataError if the table has no figures over shots.
+/// zero-shot accuracy as a level line. An adapter has one colour (the colour-blind can tell them apart), a protocol one
+/// kind of line and marks; a legend names them. Throws: DataError if the table has no figures over shots.
 CONTRASTIVE_API std::string report_svg(const ReportTable& table);
 
 }  // namespace contrastive::adapt

@@ -29,8 +29,9 @@ struct TextClassifier {
   std::string prompt_name = {};    ///< which prompts: "clip_80", "cupl.json", ...
   std::string prompt_sha256 = {};  ///< of them
   PromptPooling pooling = PromptPooling::mean_direction;
-  /// What cosines are multiplied by. The published methods and the ranges of their hyper-parameters take 100 for every
-  /// model; it changes none of the zero-shot predictions.
+  /// What cosines are multiplied by: how much the texts weigh beside the support images. The published methods take
+  /// 100, CLIP's own logit scale, which the ranges of their hyper-parameters go with. It changes no zero-shot
+  /// prediction.
   double scale = 100;
 
   int64_t num_classes() const { return weights.size(0); }
@@ -48,7 +49,7 @@ CONTRASTIVE_API TextClassifier make_text_classifier(const torch::Tensor& prompts
                                                     PromptPooling pooling = PromptPooling::mean_direction);
 
 /// Encodes the prompts of every class, in eval mode, fp32; over several ranks each takes its share, and all get the
-/// same. `class_names`: one a class.
+/// same. The scale is the model's own (exp of its logit_scale). `class_names`: one a class.
 CONTRASTIVE_API TextClassifier encode_text_classifier(models::ClipModel& model, const text::Tokenizer& tokenizer,
                                                       const eval::ClassPrompts& prompts,
                                                       std::vector<std::string> class_names, PromptPooling pooling,

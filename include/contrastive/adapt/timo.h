@@ -19,7 +19,7 @@ struct TimoOptions {
   int64_t prompts_per_class = 0;
 };
 
-/// Text and images guide each other: alpha * f . w_c + (f . g_c + b_c).
+/// Text and images guide each other: alpha * scale / 100 * f . w_c + (f . g_c + b_c).
 ///
 /// With s_p the cosine of prompt p and the mean of its class's keys (normalised): the text weight w_c is the mean of
 /// the class's prompts, weighted by softmax(gamma * s / |s|) over them (|s| the length of the class's vector of s),
@@ -28,9 +28,9 @@ struct TimoOptions {
 /// of prompts, which is an option. Needs every prompt's embedding (TextClassifier::prompts).
 /// Source: Li et al., "Text and Image Are Mutual Beneficial: Enhancing Training-Free Few-Shot Classification with
 /// CLIP", AAAI 2025; what the paper leaves open (the length of s, what joins as a sample) as its published code has it.
-/// Deviates: classes may have different numbers of prompts, and none counts twice; alpha's default, 100, gives text and
-/// images the share that they have in Gda; one gamma for all data sets, 50; it is searched together with alpha instead
-/// of on the text alone.
+/// Deviates: classes may have different numbers of prompts, and none counts twice; the text counts by the classifier's
+/// scale, which is 100 there; alpha's default, 100, gives text and images the share that they have in Gda; one gamma
+/// for all data sets, 50; it is searched together with alpha instead of on the text alone.
 class CONTRASTIVE_API Timo : public Adapter {
  public:
   /// Throws: ConfigError naming the option that is out of range.

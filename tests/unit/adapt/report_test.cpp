@@ -21,6 +21,7 @@ AdaptationRecord record(const std::string& adapter, const std::string& protocol,
   made.prompts = "clip_80";
   made.support = shots > 0 ? "few-shot" : adapter == "zero-shot" ? "none" : "retrieved";
   made.shots = shots;
+  made.support_rows = adapter == "zero-shot" ? 0 : 40;
   made.seed = seed;
   made.adapter = adapter;
   made.protocol = protocol;
@@ -72,7 +73,7 @@ TEST(ReportTest, MarkdownAndCsv) {
   EXPECT_EQ(report_markdown(tables),
             "pets, 200 images, runs/a, prompts: clip_80. Accuracy in percent; zero-shot 50.00.\n"
             "\n"
-            "| method | no images | retrieved | 1 shot | 16 shots |\n"
+            "| method | no images | retrieved, 40 images | 1 shot | 16 shots |\n"
             "|---|---|---|---|---|\n"
             "| zero-shot/fixed | **50.0** | | | |\n"
             "| tip-x/fixed | | | **53.0 ± 1.4** | 60.0 |\n"
@@ -85,12 +86,27 @@ TEST(ReportTest, MarkdownAndCsv) {
   quoted.resize(1);
   quoted[0].model = "a,\"b\"";
   EXPECT_EQ(report_csv(make_report(quoted)),
-            "dataset,model,prompts,method,support,shots,seeds,mean,deviation\n"
-            "pets,\"a,\"\"b\"\"\",clip_80,zero-shot/fixed,none,0,1,0.5,0\n");
+            "dataset,model,prompts,method,support,shots,images,seeds,mean,deviation\n"
+            "pets,\"a,\"\"b\"\"\",clip_80,zero-shot/fixed,none,0,0,1,0.5,0\n");
 }
 
-TEST(ReportTest, FiguresOfOtherModelsOrPromptsAreOtherTables) {
+TEST(ReportTest, SupportSetsOfOtherSizesAreOtherColumns) {
   auto records = some_records();
+  records.push_back(record("tip-x", "support-cv", 0, 0, 0.6));
+  records.back().support_rows = 80;
+  const auto cells = make_report(records)[0].rows[2].cells;
+  ASSERT_EQ(cells.size(), 2U);
+  EXPECT_EQ(cells[0].images, 40);
+  EXPECT_EQ(cells[0].mean, 0.56);
+  EXPECT_EQ(cells[1].images, 80);
+  EXPECT_EQ(cells[1].mean, 0.6);
+}
+
+TEST(ReportTest, FiguresOfOtherModelsPromptsOrScalesAreOtherTables) {
+  auto records = some_records();
+  records.back().scale = 20;
+  EXPECT_EQ(make_report(records).size(), 2U);
+  records = some_records();
   records[1].model_sha256 = "bb";
   records[5].prompts = "cupl";
   EXPECT_EQ(make_report(records).size(), 3U);
@@ -114,7 +130,12 @@ TEST(ReportTest, ThePlotHasALineAMethodAndEscapesNames) {
   const auto svg = report_svg(make_report(records)[0]);
   EXPECT_NE(svg.find("cats &amp; &lt;dogs&gt;, 200 images"), std::string::npos);
   EXPECT_EQ(count(svg, "<polyline"), 3U);                 // tip-x, gda, gda's upper bound
-  EXPECT_EQ(count(svg, "stroke-dasharray=\"6 4\""), 3U);  // the upper bound and its name, zero-shot's name
+  EXPECT_EQ(count(svg, "stroke-dasharray=\"6 4\""), 2U);  // the upper bound and its name
+  const auto colour_after = [&svg](size_t from) { return svg.substr(svg.find("stroke=\"#", from), 16); };
+  const auto tip_x = svg.find("<polyline"), gda = svg.find("<polyline", tip_x + 1),
+             bound = svg.find("<polyline", gda + 1);
+  EXPECT_EQ(colour_after(gda), colour_after(bound));
+  EXPECT_NE(colour_after(gda), colour_after(tip_x));
   EXPECT_EQ(count(svg, "<text"), count(svg, "</text>"));
   // 1 shot lies at the left end, 16 at the right one.
   EXPECT_NE(svg.find("<circle cx=\"80.0\""), std::string::npos);

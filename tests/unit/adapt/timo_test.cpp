@@ -176,11 +176,14 @@ TEST_F(TimoTest, OnePromptAClassIsGdaWithThePromptAsAnotherSample) {
   auto matching = one;
   matching.prompts = at::stack({class_mean(support, 0), class_mean(support, 1), class_mean(support, 2)});
   matching.weights = matching.prompts;
-  Gda gda;
-  gda.fit({at::stack(samples), test::indices(labels), 3, {}}, matching);
-  // GDA has 100 times the text and alpha times the rest.
-  EXPECT_TRUE(tensors_near("logits", fitted_logits(support, matching, queries, {50, 100}), gda.logits(queries, {1}),
-                           {.absolute = 1e-10}));
+  for (const double scale : {100.0, 14.0}) {
+    matching.scale = scale;
+    Gda gda;
+    gda.fit({at::stack(samples), test::indices(labels), 3, {}}, matching);
+    // GDA has `scale` times the text and alpha times the rest.
+    EXPECT_TRUE(tensors_near("logits", fitted_logits(support, matching, queries, {50, 100}), gda.logits(queries, {1}),
+                             {.absolute = 1e-10}));
+  }
 }
 
 TEST_F(TimoTest, DoesNotDependOnOrderOfRowsClassesOrOnAxes) {
