@@ -78,8 +78,7 @@ for per_class in 16 64; do
   "${find_images[@]}" --index index_searcher --index-checkpoint runs/searcher --shards "$rest" --per-class "$per_class" \
     --output "other$per_class.safetensors"
   for set in own other; do
-    # The model's own idea of the four names is near chance, and so is that of what it finds by them.
-    "${run[@]}" --support "$set$per_class.safetensors" --adapter "$adapters" --protocol fixed,support-cv --accept-labels
+    "${run[@]}" --support "$set$per_class.safetensors" --adapter "$adapters" --protocol fixed,support-cv
   done
 done
 "${run[@]}" --adapter calip

@@ -8,7 +8,9 @@
 namespace contrastive::tools {
 
 struct AdaptArguments {
-  std::string part = "score";  ///< score: fit and logits; grid: the whole search; retrieval: prompts over an index
+  /// score: fit and logits; grid: the whole search; naive: both, of TIP-X, as the formulas stand; retrieval: prompts
+  /// over an index.
+  std::string part = "score";
   std::string adapter = "tip-x";
   int64_t images = 50000;
   int64_t classes = 1000;

@@ -190,7 +190,7 @@ int main(int argc, char** argv) {
   tools::AdaptArguments adapt;
   auto* adapt_command = app.add_subcommand("adapt", "adapters on made-up features: fit and logits, search, retrieval");
   adapt_command->add_option("--part", adapt.part)
-      ->check(CLI::IsMember({"score", "grid", "retrieval"}))
+      ->check(CLI::IsMember({"score", "grid", "naive", "retrieval"}))
       ->capture_default_str();
   adapt_command->add_option("--adapter", adapt.adapter)->capture_default_str();
   adapt_command->add_option("--images", adapt.images)->check(CLI::PositiveNumber)->capture_default_str();

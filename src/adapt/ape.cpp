@@ -92,8 +92,10 @@ void Ape::do_fit(const SupportFeatures& support, const TextClassifier& classifie
 
 ScoreTerms Ape::terms(const QueryFeatures& tile, const ParameterValues& values) const {
   const auto affinity = reduced(tile.features, dimensions_).matmul(keys_.t());
-  const auto column_weights = (divergences_ * values[kGamma]).exp();
-  return {zero_shot_logits(tile.features), {}, detail::cache_scores(affinity, offsets_, values[kBeta], column_weights)};
+  const auto weights = (divergences_ * values[kGamma]).exp().unsqueeze(0);
+  return {zero_shot_logits(tile.features),
+          {},
+          detail::weighted_cache_scores(affinity, offsets_, values[kBeta], weights)[0]};
 }
 
 void Ape::sweep_terms(const QueryFeatures& tile,
@@ -101,13 +103,13 @@ void Ape::sweep_terms(const QueryFeatures& tile,
   const auto own = parameters();
   const auto base = zero_shot_logits(tile.features);
   const auto affinity = reduced(tile.features, dimensions_).matmul(keys_.t());
-  std::vector<torch::Tensor> column_weights;
-  for (const double gamma : own[kGamma].grid) column_weights.push_back((divergences_ * gamma).exp());
+  std::vector<torch::Tensor> weights;
+  for (const double gamma : own[kGamma].grid) weights.push_back((divergences_ * gamma).exp());
+  const auto all_weights = at::stack(weights);
   int64_t point = 0;
   for (const double beta : own[kBeta].grid) {
-    for (const auto& weights : column_weights) {
-      visit(point++, {base, {}, detail::cache_scores(affinity, offsets_, beta, weights)});
-    }
+    const auto scores = detail::weighted_cache_scores(affinity, offsets_, beta, all_weights);
+    for (const auto& inner : scores.unbind()) visit(point++, {base, {}, inner});
   }
 }
 

@@ -18,6 +18,8 @@ namespace {
 constexpr int64_t kLanes = 16;
 /// Classes whose results are turned together, so that whole cache lines are written.
 constexpr int64_t kClasses = 16;
+/// Sets of weights that are applied at a time.
+constexpr int64_t kWeightLanes = 8;
 /// Bytes of the results of one pass over the affinities.
 constexpr int64_t kMaxSweepBytes = int64_t{64} << 20;
 
@@ -30,6 +32,24 @@ CONTRASTIVE_VECTOR_CLONES void all_powers(const float* affinity, int64_t count, 
 }
 CONTRASTIVE_VECTOR_CLONES void all_powers(const double* affinity, int64_t count, double beta, double* out) {
   powers(affinity, count, beta, out);
+}
+
+/// Adds the weighted keys of one class up. weights [count, kWeightLanes]
+template <typename T>
+CONTRASTIVE_INLINE void add_weighted(const T* values, const T* weights, int64_t count, T* sums) {
+  T lanes[kWeightLanes] = {};
+  for (int64_t j = 0; j < count; ++j) {
+    for (int64_t lane = 0; lane < kWeightLanes; ++lane) lanes[lane] += values[j] * weights[j * kWeightLanes + lane];
+  }
+  std::copy(lanes, lanes + kWeightLanes, sums);
+}
+CONTRASTIVE_VECTOR_CLONES void add_weighted_class(const float* values, const float* weights, int64_t count,
+                                                  float* sums) {
+  add_weighted(values, weights, count, sums);
+}
+CONTRASTIVE_VECTOR_CLONES void add_weighted_class(const double* values, const double* weights, int64_t count,
+                                                  double* sums) {
+  add_weighted(values, weights, count, sums);
 }
 
 /// Adds the keys of one class up for `blocks` * kLanes betas first, first + step, ...
@@ -88,9 +108,9 @@ torch::Tensor labels_of(const torch::Tensor& offsets, torch::Device device) {
 
 /// On any device.
 torch::Tensor general_scores(const torch::Tensor& affinities, const torch::Tensor& offsets, double beta,
-                             const torch::Tensor& column_weights) {
+                             const torch::Tensor& weights) {
   auto values = ((affinities - 1) * beta).exp_();
-  if (column_weights.defined()) values *= column_weights;
+  if (weights.defined()) values *= weights;
   auto scores = at::zeros({affinities.size(0), offsets.size(0) - 1}, affinities.options());
   return scores.index_add_(1, labels_of(offsets, affinities.device()), values);
 }
@@ -105,17 +125,14 @@ bool has_equal_steps(const std::vector<double>& betas) {
 
 }  // namespace
 
-torch::Tensor cache_scores(const torch::Tensor& affinities, const torch::Tensor& offsets, double beta,
-                           const torch::Tensor& column_weights) {
-  if (!affinities.device().is_cpu()) return general_scores(affinities, offsets, beta, column_weights);
+torch::Tensor cache_scores(const torch::Tensor& affinities, const torch::Tensor& offsets, double beta) {
+  if (!affinities.device().is_cpu()) return general_scores(affinities, offsets, beta, {});
   const auto rows = affinities.contiguous();
   const auto num_classes = offsets.size(0) - 1;
   auto scores = at::empty({rows.size(0), num_classes}, rows.options());
-  const auto weights = column_weights.defined() ? column_weights.contiguous() : column_weights;
   AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "cache_scores", [&] {
     const auto* first = rows.const_data_ptr<scalar_t>();
     const auto* begins = offsets.const_data_ptr<int64_t>();
-    const auto* factors = weights.defined() ? weights.const_data_ptr<scalar_t>() : nullptr;
     auto* out = scores.mutable_data_ptr<scalar_t>();
     const auto keys = rows.size(1);
     at::parallel_for(0, rows.size(0), 1, [&](int64_t begin, int64_t end) {
@@ -124,10 +141,47 @@ torch::Tensor cache_scores(const torch::Tensor& affinities, const torch::Tensor&
         all_powers(first + i * keys, keys, static_cast<scalar_t>(beta), values.data());
         for (int64_t c = 0; c < num_classes; ++c) {
           scalar_t sum = 0;
-          for (int64_t j = begins[c]; j < begins[c + 1]; ++j) {
-            sum += factors == nullptr ? values[static_cast<size_t>(j)] : values[static_cast<size_t>(j)] * factors[j];
-          }
+          for (int64_t j = begins[c]; j < begins[c + 1]; ++j) sum += values[static_cast<size_t>(j)];
           out[i * num_classes + c] = sum;
+        }
+      }
+    });
+  });
+  return scores;
+}
+
+torch::Tensor weighted_cache_scores(const torch::Tensor& affinities, const torch::Tensor& offsets, double beta,
+                                    const torch::Tensor& weights) {
+  const auto num_sets = weights.size(0), num_keys = affinities.size(1), num_classes = offsets.size(0) - 1;
+  if (!affinities.device().is_cpu()) {
+    std::vector<torch::Tensor> scores;
+    for (const auto& own : weights.unbind()) scores.push_back(general_scores(affinities, offsets, beta, own));
+    return at::stack(scores);
+  }
+  const auto rows = affinities.contiguous();
+  const auto blocks = (num_sets + kWeightLanes - 1) / kWeightLanes;
+  const auto padded = at::constant_pad_nd(weights, {0, 0, 0, blocks * kWeightLanes - num_sets});
+  const auto lanes = padded.view({blocks, kWeightLanes, num_keys}).transpose(1, 2).contiguous();  // [blocks, M, lanes]
+  auto scores = at::empty({num_sets, rows.size(0), num_classes}, rows.options());
+  AT_DISPATCH_FLOATING_TYPES(rows.scalar_type(), "weighted_cache_scores", [&] {
+    const auto* first = rows.const_data_ptr<scalar_t>();
+    const auto* factors = lanes.const_data_ptr<scalar_t>();
+    const auto* begins = offsets.const_data_ptr<int64_t>();
+    auto* out = scores.mutable_data_ptr<scalar_t>();
+    const auto num_rows = rows.size(0);
+    at::parallel_for(0, num_rows, 1, [&](int64_t begin, int64_t end) {
+      std::vector<scalar_t> values(static_cast<size_t>(num_keys));
+      scalar_t sums[kWeightLanes];
+      for (int64_t i = begin; i < end; ++i) {
+        all_powers(first + i * num_keys, num_keys, static_cast<scalar_t>(beta), values.data());
+        for (int64_t set = 0; set < num_sets; set += kWeightLanes) {
+          const auto* own = factors + set * num_keys;
+          const auto count = std::min(kWeightLanes, num_sets - set);
+          for (int64_t c = 0; c < num_classes; ++c) {
+            add_weighted_class(values.data() + begins[c], own + begins[c] * kWeightLanes, begins[c + 1] - begins[c],
+                               sums);
+            for (int64_t k = 0; k < count; ++k) out[((set + k) * num_rows + i) * num_classes + c] = sums[k];
+          }
         }
       }
     });

@@ -104,6 +104,19 @@ same "$(records results.jsonl 'len(r)')" 15 "results that were added"
 expect_success "${run[@]}" --support retrieved.safetensors --support folder.safetensors --adapter tip-x,gda --output named.jsonl
 same "$(records named.jsonl '[x["support"] for x in r]')" "['none', 'retrieved', 'retrieved', 'folder', 'folder']" "kinds of support sets"
 
+# Class texts: sentences (CuPL), templates and sentences (CuPL+e), the mean of scores (VisDesc).
+python3 -c "
+import json
+names = open('labelled/classnames.txt').read().splitlines()
+json.dump({name: [f'a {name}, painted', f'the shape is called {name}'] for name in names}, open('cupl.json', 'w'))"
+texts=("${run[@]}" --support two.safetensors --adapter tip-x --output texts.jsonl)
+expect_success "${texts[@]}" --prompts cupl.json --prompts dataset+cupl.json
+expect_success "${texts[@]}" --prompts cupl.json --pooling mean_score
+same "$(records texts.jsonl '[(x["prompts"], x["prompt_pooling"]) for x in r if x["adapter"] == "tip-x"]')" \
+  "[('cupl.json', 'mean_direction'), ('dataset+cupl.json', 'mean_direction'), ('cupl.json', 'mean_score')]" "class texts"
+expect_success "${adapt[@]}" report texts.jsonl --output texts
+same "$(grep -c '| zero-shot/fixed' texts/table.md)" 3 "tables of other texts"
+
 # Draws of few shots; ranks give the same.
 expect_success "${run[@]}" --shots 1,2 --seeds 2 --adapter tip-x,gda --output alone.jsonl
 expect_success "${run[@]}" --shots 1,2 --seeds 2 --adapter tip-x,gda --output ranks.jsonl --nproc 2

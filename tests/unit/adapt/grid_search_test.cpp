@@ -190,6 +190,21 @@ TEST(GridSearchTest, EqualsBruteForceOnTipX) {
   });
 }
 
+TEST(GridSearchTest, SearchesAllImagesHoweverManyThereAre) {
+  const auto f = test::adapt_fixture(36, 24, 6, 4, 700);
+  TextClassifier classifier;
+  classifier.weights = f.weights;
+  TipAdapter tip;
+  tip.fit({f.keys, f.labels, 6, {}}, classifier);
+  const auto all = search_grid(tip, {f.queries, {}}, f.targets);
+  auto parts = search_grid(tip, {f.queries.slice(0, 0, 70), {}}, f.targets.slice(0, 0, 70));
+  for (int64_t begin = 70; begin < 700; begin += 70) {
+    parts.add(search_grid(tip, {f.queries.slice(0, begin, begin + 70), {}}, f.targets.slice(0, begin, begin + 70)));
+  }
+  EXPECT_TRUE(all.correct.equal(parts.correct));
+  EXPECT_EQ(all.num_samples, 700);
+}
+
 TEST(GridSearchTest, OfEqualPointsTheFirstIsBestAndThePlateauIsWhereNeighboursAreGood) {
   GridAccuracy accuracy;
   accuracy.parameters = {{"a", 0, {1, 2}, ParameterRole::outer}, {"b", 0, {10, 20, 30, 40}, ParameterRole::inner}};

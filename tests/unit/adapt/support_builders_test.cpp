@@ -1,5 +1,6 @@
 #include "contrastive/adapt/support_builders.h"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -163,7 +164,15 @@ TEST_F(SupportFromSplitTest, AFolderGivesAllImagesButUnreadableAndRepeatedOnes) 
   EXPECT_EQ(report.unreadable.first.front().name, "sample 60");
   EXPECT_EQ(report.duplicates, 1);
   EXPECT_EQ(built.size(), static_cast<int64_t>(samples.size()) - 2);
-  for (const auto& row : built.rows) EXPECT_NE(row.key, "sample 60");
+  // Labels are the set's, whatever the order of its names.
+  EXPECT_FALSE(std::is_sorted(built.class_names.begin(), built.class_names.end()));
+  EXPECT_EQ(built.class_names, set_.class_names);
+  const auto labels = eval::read_labels(set_);
+  for (int64_t i = 0; i < built.size(); ++i) {
+    const auto number = std::stoul(built.rows[static_cast<size_t>(i)].key.substr(std::string("sample ").size()));
+    EXPECT_NE(number, 60U);
+    EXPECT_EQ(built.features.labels[i].item<int64_t>(), labels[samples[number]].item<int64_t>());
+  }
 
   FromFolderOptions options;
   options.max_per_class = 1;
