@@ -301,7 +301,9 @@ class Run {
     if (!model_.is_first()) return;
     std::string values;
     for (const auto& [name, value] : record.values) values += fmt::format(" {} {:.4g}", name, value);
-    const auto shots = record.shots > 0 ? fmt::format(" {} shots, seed {}", record.shots, record.seed) : "";
+    const auto shots = record.shots > 0 ? fmt::format(" {} {}, seed {}", record.shots,
+                                                      record.shots == 1 ? "shot" : "shots", record.seed)
+                                        : "";
     fmt::print("{} {}{}: acc1 {:.2f} %, mean_per_class_recall {:.2f} %, of {} images{}{}  ({:.1f} s)\n", record.dataset,
                record.method(), shots, 100 * record.top1_accuracy, 100 * record.mean_per_class_recall,
                record.num_samples, values.empty() ? "" : ";", values, record.seconds);
