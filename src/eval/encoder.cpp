@@ -190,6 +190,7 @@ struct Encoder::Parts {
   torch::Device device{torch::kCPU};
   double logit_scale = 1;
   std::optional<double> logit_bias;
+  std::shared_ptr<const models::PackedWeights> packed;  ///< the model's, on the CPU
 
   torch::Tensor finish(const torch::Tensor& features) const {
     return (options.normalize ? models::l2_normalize(features) : features.to(at::kFloat)).cpu();
@@ -198,9 +199,11 @@ struct Encoder::Parts {
   torch::Tensor encode_pixels(const torch::Tensor& pixels, bool places = false) const {
     const torch::NoGradGuard no_grad;
     auto own = model;  // a handle: forward passes are not const
-    const auto images = data::normalize_images(pixels, preprocess.mean, preprocess.std, device);
-    const models::AutocastGuard autocast(device.type(), options.bf16);
-    return finish(places ? own->encode_places(images) : own->encode_image(images));
+    return detail::encode_in_parts(pixels, device, [&](const torch::Tensor& part) {
+      const auto images = data::normalize_images(part, preprocess.mean, preprocess.std, device);
+      const models::AutocastGuard autocast(device.type(), options.bf16);
+      return finish(places ? own->encode_places(images) : own->encode_image(images));
+    });
   }
 
   torch::Tensor encode_tokens(const torch::Tensor& tokens) const {
@@ -236,8 +239,8 @@ EncodedImages Encoder::Parts::encode(const ImageSource& source, bool places) con
   if (size > 0) {
     const auto batch_size = std::min(size, options.batch_size);
     data::EvaluationLoader loader(source, preprocess, batch_size, thread_count(options.threads, batch_size));
-    pipeline(
-        num_batches(size, batch_size), [&](int64_t) { return loader.next().value(); },
+    detail::run_batches(
+        num_batches(size, batch_size), device, [&](int64_t) { return loader.next().value(); },
         [&](const data::LabelledBatch& batch) {
           const auto failed = batch.labels.eq(kFailed).nonzero().flatten();
           rows.push_back(encode_pixels(batch.images, places).index_fill_(0, failed, 0));
@@ -273,6 +276,7 @@ Encoder::Encoder(LoadedModel model, std::shared_ptr<const text::Tokenizer> token
     if (parameter.key() == "logit_bias") parts->logit_bias = parameter->item<double>();
   }
   parts->model = std::move(model.model);
+  if (parts->device.is_cpu()) parts->packed = std::make_shared<models::PackedWeights>(*parts->model);
   parts->preprocess = model.preprocess;
   parts->tokenizer = std::move(tokenizer);
   parts_ = std::move(parts);

@@ -23,9 +23,6 @@ namespace {
 
 constexpr size_t kNamedSkips = 10;
 
-/// Images that a CPU encodes at a time: the activations of more would leave its last cache.
-constexpr int64_t kImagesOnCpu = 32;
-
 /// Samples [begin, end) of another source.
 class SourceRange : public data::SampleSource {
  public:
@@ -65,13 +62,8 @@ class Pass {
       if (group.rank() != 0 || !options_.on_progress) return;
       options_.on_progress(std::min(number * group.size() * options_.batch_size, source.size()), source.size());
     };
-    if (device_.is_cpu()) {
-      // A loading thread beside the computing ones costs them more than the loading takes.
-      while (const auto batch = loader.next()) encode(*batch);
-    } else {
-      detail::pipeline(
-          own_batches, [&](int64_t) { return loader.next().value(); }, encode);
-    }
+    detail::run_batches(
+        own_batches, device_, [&](int64_t) { return loader.next().value(); }, encode);
   }
 
   const SkippedSamples& skipped() const { return skipped_; }
@@ -103,10 +95,7 @@ class Pass {
   }
 
   torch::Tensor encode(const torch::Tensor& pixels) {
-    const auto at_once = device_.is_cpu() ? kImagesOnCpu : pixels.size(0);
-    std::vector<torch::Tensor> features;
-    for (const auto& part : pixels.split(at_once)) features.push_back(encode_at_once(part));
-    return features.size() == 1 ? features.front() : at::cat(features);
+    return detail::encode_in_parts(pixels, device_, [this](const torch::Tensor& part) { return encode_at_once(part); });
   }
 
   torch::Tensor encode_at_once(const torch::Tensor& pixels) {

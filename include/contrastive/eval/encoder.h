@@ -46,6 +46,7 @@ struct EncodedImages {
 /// Results are fp32 [N, E] in CPU memory, rows in the order of the input, L2-normalised unless the options say
 /// otherwise; N may be 0. Images are decoded and preprocessed as in evaluation (RGB first, then open_clip's resize and
 /// crop) on `threads` threads, the next batch while the model works on the one before.
+/// On a CPU a second copy of the linear layers' weights, in oneDNN's order, is kept from the first pass on.
 /// Thread-safe: any number of threads may call the const members at once. Copies are cheap and share the model, which
 /// nobody may train or move meanwhile.
 /// Throws: DataError naming the file (or the image's number) and the reason if an image can't be read.
