@@ -21,6 +21,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Images whose places are held in memory until they are written: 200 MB of RN50's.
+constexpr int64_t kPlacesPerPart = 1024;
+
 std::string digest_of(const std::string& text) {
   return sha256_hex({reinterpret_cast<const uint8_t*>(text.data()), text.size()});
 }
@@ -147,6 +150,7 @@ adapt::LabelledQueries AdaptModel::features(const data::ClassificationSet& set, 
     eval::FeatureCacheOptions options;
     options.folder = fs::path(arguments_.cache) / "features";
     options.num_samples = size;
+    if (places) options.samples_per_part = kPlacesPerPart;
     options.settings = {{"model", fingerprint_},
                         {"data", digest_of(set.source->fingerprint())},
                         {"classes", std::to_string(set.class_names.size())},

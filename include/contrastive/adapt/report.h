@@ -36,8 +36,8 @@ struct ReportTable {
 };
 
 /// Groups records into tables. Of several records of the same run (method, support set, seed) the last one counts.
-/// Throws: DataError if records of one table disagree about the zero-shot accuracy or the number of test images, or
-/// if there is none.
+/// Throws: DataError if records of one table disagree about the zero-shot accuracy (beyond a thousandth of the images,
+/// which rounding may turn) or the number of test images, or if there is none.
 CONTRASTIVE_API std::vector<ReportTable> make_report(const std::vector<AdaptationRecord>& records);
 
 /// A Markdown table a data set: a row a method, a column a kind and size of support set (retrieved, folder, 1, 2, ...
