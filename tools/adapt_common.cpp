@@ -15,6 +15,7 @@
 #include "contrastive/train/trainer.h"
 
 #include "common/ranks.h"
+#include "common/validators.h"
 
 namespace contrastive::tools {
 namespace {
@@ -54,9 +55,9 @@ void add_model_options(CLI::App& command, ModelArguments& arguments) {
   command.add_option("--precision", arguments.precision)
       ->check(CLI::IsMember({"fp32", "amp_bf16"}))
       ->capture_default_str();
-  command.add_option("--batch-size", arguments.batch_size)->check(CLI::PositiveNumber)->capture_default_str();
+  command.add_option("--batch-size", arguments.batch_size)->check(tools::positive())->capture_default_str();
   command.add_option("--workers", arguments.workers, "decoding threads")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   command
       .add_option("--on-bad-sample", arguments.on_bad_sample,
@@ -68,7 +69,7 @@ void add_model_options(CLI::App& command, ModelArguments& arguments) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command.add_option("--timeout-seconds", arguments.timeout_seconds, "how long ranks wait for one that doesn't answer")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
 }
 

@@ -20,8 +20,10 @@
 #include "contrastive/core/error.h"
 #include "contrastive/core/file.h"
 #include "contrastive/core/version.h"
+#include "contrastive/core/writer_lock.h"
 
 #include "common/program.h"
+#include "common/validators.h"
 
 namespace contrastive::tools {
 namespace {
@@ -78,7 +80,12 @@ class Run {
  public:
   explicit Run(const RunArguments& arguments)
       : arguments_(arguments), model_(arguments.model), test_set_(open_set(arguments.test)) {
-    if (!arguments.output.empty() && fs::exists(arguments.output)) records_ = adapt::read_records(arguments.output);
+    if (arguments.output.empty()) return;
+    const fs::path output = arguments.output;
+    if (model_.is_first()) {
+      lock_ = std::make_unique<WriterLock>(output.parent_path() / ("." + output.filename().string() + ".lock"), output);
+    }
+    if (fs::exists(output)) records_ = adapt::read_records(output);
   }
 
   int all() {
@@ -326,6 +333,7 @@ class Run {
 
   const RunArguments& arguments_;
   AdaptModel model_;
+  std::unique_ptr<WriterLock> lock_;  ///< of the results file: two runs would lose each other's lines
   data::ClassificationSet test_set_;
   std::optional<data::ClassificationSet> train_set_;
   adapt::TextClassifier classifier_;
@@ -380,15 +388,15 @@ void add_run_options(CLI::App& command, RunArguments& arguments) {
   command.add_option("--class-ids", arguments.test.class_ids, "file with the id of each class, or `imagenet`");
   command.add_option("--support", arguments.supports, "a support-set file; may be repeated")->allow_extra_args(false);
   command.add_option("--max-per-class", arguments.max_per_class, "take the first rows of each class only; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(tools::non_negative());
   command.add_option("--shots", arguments.shots, "images a class, drawn from --train-split: 1,2,4,8,16")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::PositiveNumber);
-  command.add_option("--seeds", arguments.seeds, "draws of them")->check(CLI::PositiveNumber)->capture_default_str();
-  command.add_option("--first-seed", arguments.first_seed)->check(CLI::NonNegativeNumber)->capture_default_str();
+      ->check(tools::positive());
+  command.add_option("--seeds", arguments.seeds, "draws of them")->check(tools::positive())->capture_default_str();
+  command.add_option("--first-seed", arguments.first_seed)->check(tools::non_negative())->capture_default_str();
   command.add_option("--views", arguments.views, "random crops of each drawn image; 1: the image as in evaluation")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   command.add_option("--train", arguments.train.data, "the data set that --shots draws from; without it --data");
   command.add_option("--train-split", arguments.train.split)->capture_default_str();
@@ -417,7 +425,7 @@ void add_run_options(CLI::App& command, RunArguments& arguments) {
       .add_option(
           "--scale", arguments.scale,
           "what cosines with the texts are multiplied by; 0: the model's own logit scale (100 for CLIP's models)")
-      ->check(CLI::NonNegativeNumber)
+      ->check(tools::non_negative())
       ->capture_default_str();
   command.add_flag("--labelled-search", arguments.labelled_search,
                    "allow protocols that look at labels, for support sets that were made from class names alone");

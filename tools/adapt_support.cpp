@@ -22,6 +22,7 @@
 #include "contrastive/image/image.h"
 
 #include "common/program.h"
+#include "common/validators.h"
 
 namespace contrastive::tools {
 namespace {
@@ -255,7 +256,7 @@ void add_from_folder(CLI::App& support, SupportArguments& arguments) {
   add_model_options(*command, arguments.model);
   add_set_options(*command, arguments.set);
   command->add_option("--max-per-class", arguments.max_per_class, "the first images of each class only; 0: all")
-      ->check(CLI::NonNegativeNumber);
+      ->check(tools::non_negative());
   add_output(*command, arguments);
 }
 
@@ -275,13 +276,13 @@ void add_from_shards(CLI::App& support, SupportArguments& arguments) {
   add_set_options(*command, arguments.set);
   command->get_option("--data")->description("the data set whose classes are wanted; its images aren't looked at");
   command->add_option("--prompts", arguments.prompts, "as for clip_eval zero-shot; A+B takes the prompts of both");
-  command->add_option("--per-class", arguments.per_class)->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--per-class", arguments.per_class)->check(tools::positive())->capture_default_str();
   command->add_option("--min-per-class", arguments.min_per_class, "what the fallback fills a class up to")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   command
       ->add_option("--candidates", arguments.candidates, "best images of each prompt looked at; 0: 4 x per-class + 64")
-      ->check(CLI::NonNegativeNumber);
+      ->check(tools::non_negative());
   command->add_option("--duplicate-cosine", arguments.duplicate_cosine, "of images more alike the better one stays")
       ->capture_default_str();
   command->add_flag("--several-classes", arguments.several_classes, "an image may stand for several classes");
@@ -301,10 +302,10 @@ CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments) {
   auto* split = support->add_subcommand("from-split", "a few images of each class of a labelled split");
   add_model_options(*split, arguments.model);
   add_set_options(*split, arguments.set);
-  split->add_option("--shots", arguments.shots, "images a class")->check(CLI::PositiveNumber)->capture_default_str();
-  split->add_option("--seed", arguments.seed)->check(CLI::NonNegativeNumber)->capture_default_str();
+  split->add_option("--shots", arguments.shots, "images a class")->check(tools::positive())->capture_default_str();
+  split->add_option("--seed", arguments.seed)->check(tools::non_negative())->capture_default_str();
   split->add_option("--views", arguments.views, "random crops of each image; 1: the image as in evaluation")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   add_output(*split, arguments);
 
@@ -318,7 +319,7 @@ CLI::App* add_support_commands(CLI::App& app, SupportArguments& arguments) {
 
   auto* capped = support->add_subcommand("cap", "the first images of each class");
   capped->add_option("file", arguments.files, "support set")->required()->expected(1);
-  capped->add_option("--per-class", arguments.max_per_class)->required()->check(CLI::PositiveNumber);
+  capped->add_option("--per-class", arguments.max_per_class)->required()->check(tools::positive());
   add_output(*capped, arguments);
 
   auto* drawn = support->add_subcommand("sheet", "a picture of a support set: thumbnails of every class");

@@ -17,6 +17,7 @@
 #include "adapt_support.h"
 #include "common/local_ranks.h"
 #include "common/program.h"
+#include "common/validators.h"
 
 namespace {
 
@@ -104,7 +105,7 @@ void add_predict(CLI::App& app, PredictArguments& arguments) {
   command->add_option("--adapted", arguments.adapted, "what `run --save` wrote")->required();
   command->add_option("--checkpoint", arguments.checkpoint, "the model that it was fitted on")->required();
   command->add_option("--model", arguments.model, "a shipped model's name or JSON file, for weights without a config");
-  command->add_option("--top", arguments.top, "classes shown")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--top", arguments.top, "classes shown")->check(tools::positive())->capture_default_str();
 }
 
 void add_report(CLI::App& app, ReportArguments& arguments) {

@@ -24,6 +24,7 @@
 #include "bench_memory.h"
 #include "bench_train.h"
 #include "common/program.h"
+#include "common/validators.h"
 
 namespace {
 
@@ -133,7 +134,7 @@ int main(int argc, char** argv) {
   auto* tokens_option =
       train_command->add_option("--tokens", train.tokens, "length of every caption, start and end included")
           ->capture_default_str();
-  train_command->add_option("--steps", train.steps)->check(CLI::PositiveNumber)->capture_default_str();
+  train_command->add_option("--steps", train.steps)->check(tools::positive())->capture_default_str();
   train_command->add_option("--threads", train.threads, "0: one per core")->capture_default_str();
   train_command
       ->add_option("--image-tower", train.image_tower,
@@ -147,7 +148,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   train_command->add_option("--prefetch", train.prefetch, "batches made ahead, with --data")
-      ->check(CLI::NonNegativeNumber)
+      ->check(tools::non_negative())
       ->capture_default_str();
   train_command->add_flag("--profile", train.is_profiled, "break the steps down by part; a table on stderr");
 
@@ -155,15 +156,15 @@ int main(int argc, char** argv) {
   auto* loader_command = app.add_subcommand("loader", "training batches from shards");
   loader_command->add_option("shards", loader.shards)->required();
   loader_command->add_option("--image-size", loader.image_size)->check(CLI::Range(1, 4096))->capture_default_str();
-  loader_command->add_option("--batch-size", loader.batch_size)->check(CLI::PositiveNumber)->capture_default_str();
+  loader_command->add_option("--batch-size", loader.batch_size)->check(tools::positive())->capture_default_str();
   loader_command->add_option("--workers", loader.workers, "decoding threads; several numbers (1,2): a run for each")
       ->delimiter(',')
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   auto* epochs_option =
-      loader_command->add_option("--epochs", loader.epochs)->check(CLI::PositiveNumber)->capture_default_str();
+      loader_command->add_option("--epochs", loader.epochs)->check(tools::positive())->capture_default_str();
   loader_command->add_option("--samples", loader.samples, "whole epochs until there are at least this many")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->excludes(epochs_option);
 
   TokenizerArguments tokenizer;
@@ -178,14 +179,14 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(4, 1 << 16))
       ->capture_default_str();
   tokenizer_command->add_option("--threads", tokenizer.threads)->check(CLI::Range(1, 1024))->capture_default_str();
-  tokenizer_command->add_option("--repetitions", repetitions)->check(CLI::PositiveNumber)->capture_default_str();
+  tokenizer_command->add_option("--repetitions", repetitions)->check(tools::positive())->capture_default_str();
 
   std::string weights, weights_model;
   auto* load_command = app.add_subcommand("load", "a model's weights from a file");
   load_command->add_option("file", weights, "a weights file")->required();
   load_command->add_option("--model", weights_model,
                            "a shipped model's name or JSON file, for weights without a config");
-  load_command->add_option("--repetitions", repetitions)->check(CLI::PositiveNumber)->capture_default_str();
+  load_command->add_option("--repetitions", repetitions)->check(tools::positive())->capture_default_str();
 
   tools::AdaptArguments adapt;
   auto* adapt_command = app.add_subcommand("adapt", "adapters on made-up features: fit and logits, search, retrieval");
@@ -193,14 +194,14 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"score", "grid", "naive", "retrieval"}))
       ->capture_default_str();
   adapt_command->add_option("--adapter", adapt.adapter)->capture_default_str();
-  adapt_command->add_option("--images", adapt.images)->check(CLI::PositiveNumber)->capture_default_str();
+  adapt_command->add_option("--images", adapt.images)->check(tools::positive())->capture_default_str();
   adapt_command->add_option("--classes", adapt.classes, "or, of retrieval, prompts")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   adapt_command->add_option("--rows", adapt.rows, "of the support set or, of retrieval, the index")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
-  adapt_command->add_option("--dim", adapt.dim)->check(CLI::PositiveNumber)->capture_default_str();
+  adapt_command->add_option("--dim", adapt.dim)->check(tools::positive())->capture_default_str();
   adapt_command->add_option("--threads", adapt.threads, "0: one per core")->capture_default_str();
 
   tools::LogisticArguments logistic;
@@ -210,15 +211,13 @@ int main(int argc, char** argv) {
                    "safetensors file with train_features, train_labels, test_features and test_labels")
       ->required();
   logistic_command->add_option("--c", logistic.c, "inverse strength of the penalty")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   logistic_command->add_option("--tolerance", logistic.tolerance, "of the gradient")->capture_default_str();
   logistic_command->add_option("--objective-tolerance", logistic.objective_tolerance)->capture_default_str();
   logistic_command->add_flag("--sweep", logistic.sweep, "the whole linear probe, with its search for C");
   logistic_command->add_flag("--fp64", logistic.fp64, "compute in double");
-  logistic_command->add_option("--repetitions", logistic.repetitions)
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  logistic_command->add_option("--repetitions", logistic.repetitions)->check(tools::positive())->capture_default_str();
   logistic_command->add_option("--threads", logistic.threads, "0: one per core")->capture_default_str();
 
   tools::LossArguments loss;
@@ -232,7 +231,7 @@ int main(int argc, char** argv) {
   loss_command->add_option("--precision", loss.precision)
       ->check(CLI::IsMember({"fp32", "bf16", "fp64"}))
       ->capture_default_str();
-  loss_command->add_option("--repetitions", loss.repetitions)->check(CLI::PositiveNumber)->capture_default_str();
+  loss_command->add_option("--repetitions", loss.repetitions)->check(tools::positive())->capture_default_str();
   loss_command->add_option("--threads", loss.threads, "0: one per core")->capture_default_str();
 
   return contrastive::tools::run_program(app, argc, argv, [&] {

@@ -14,6 +14,7 @@
 #include "contrastive/models/model_config.h"
 
 #include "common/program.h"
+#include "common/validators.h"
 
 namespace {
 
@@ -95,9 +96,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--model", arguments.model, "a shipped model's name or JSON file, for weights without a config");
   app.add_option("--image-size", arguments.image_size, "resize the position embeddings to this many pixels")
-      ->check(CLI::PositiveNumber);
+      ->check(tools::positive());
   app.add_option("--context-length", arguments.context_length, "resize the text's position embeddings")
-      ->check(CLI::PositiveNumber);
+      ->check(tools::positive());
   app.add_option("--position-resize", arguments.position_resize, "bicubic as open_clip, bilinear as Google")
       ->check(CLI::IsMember({"bicubic", "bilinear"}))
       ->capture_default_str();

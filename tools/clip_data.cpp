@@ -11,6 +11,7 @@
 #include "contrastive/data/validate.h"
 
 #include "common/program.h"
+#include "common/validators.h"
 
 namespace {
 
@@ -69,13 +70,13 @@ int main(int argc, char** argv) {
   auto* synth_command = app.add_subcommand("synth", "write the procedural data set as shards, with its zero-shot test");
   synth_command->add_option("folder", synth_arguments.folder, "where to write; made if missing")->required();
   synth_command->add_option("--samples", synth_arguments.options.samples)
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   synth_command->add_option("--test-samples", synth_arguments.test_samples)
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   synth_command->add_option("--samples-per-shard", synth_arguments.samples_per_shard)
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   synth_command->add_option("--image-size", synth_arguments.options.image_size, "pixels, both sides")
       ->capture_default_str();

@@ -30,6 +30,7 @@
 #include "common/local_ranks.h"
 #include "common/program.h"
 #include "common/ranks.h"
+#include "common/validators.h"
 
 namespace {
 
@@ -241,9 +242,9 @@ void add_model_options(CLI::App& command, Arguments& arguments) {
   command.add_option("--precision", arguments.precision)
       ->check(CLI::IsMember({"fp32", "amp_bf16"}))
       ->capture_default_str();
-  command.add_option("--batch-size", arguments.evaluator.batch_size)->check(CLI::PositiveNumber)->capture_default_str();
+  command.add_option("--batch-size", arguments.evaluator.batch_size)->check(tools::positive())->capture_default_str();
   command.add_option("--workers", arguments.evaluator.workers, "decoding threads")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
   command
       .add_option("--preprocess", arguments.preprocess,
@@ -261,7 +262,7 @@ void add_model_options(CLI::App& command, Arguments& arguments) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command.add_option("--timeout-seconds", arguments.timeout_seconds, "how long ranks wait for one that doesn't answer")
-      ->check(CLI::PositiveNumber)
+      ->check(tools::positive())
       ->capture_default_str();
 }
 
@@ -316,7 +317,7 @@ void add_retrieval(CLI::App& app, Arguments& arguments) {
   command->add_option("--images", task.images, "folder that the images of a captions file lie in");
   command->add_option("--captions", task.captions, "captions file (Karpathy's or COCO's JSON, CSV) of --data");
   command->add_option("--captions-per-image", task.captions_per_image, "the first so many; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(tools::non_negative())
       ->capture_default_str();
   command->add_option("--caption-key", task.caption_key, "column of a CSV file with the captions");
 }
@@ -329,8 +330,8 @@ void add_shot_options(CLI::App& command, Arguments& arguments) {
       .add_option("--shots", task.shots, "samples a class; without it linear-probe takes all, few-shot 1, 5, 10, 25")
       ->delimiter(',')
       ->allow_extra_args(false)
-      ->check(CLI::PositiveNumber);
-  command.add_option("--seeds", task.seeds, "draws of them")->check(CLI::PositiveNumber)->capture_default_str();
+      ->check(tools::positive());
+  command.add_option("--seeds", task.seeds, "draws of them")->check(tools::positive())->capture_default_str();
 }
 
 void add_probes(CLI::App& app, Arguments& arguments) {
@@ -344,7 +345,7 @@ void add_probes(CLI::App& app, Arguments& arguments) {
       ->check(CLI::IsMember({"tower", "embedding"}))
       ->capture_default_str();
   auto* c = probe->add_option("--c", arguments.c, "inverse strength of the penalty; without it chosen by the sweep")
-                ->check(CLI::PositiveNumber);
+                ->check(tools::positive());
   probe->add_option("--sweep", task.sweep, "binary: as in the CLIP paper; full: every one of the 97 values")
       ->check(CLI::IsMember({"binary", "full"}))
       ->capture_default_str()
@@ -356,7 +357,7 @@ void add_probes(CLI::App& app, Arguments& arguments) {
                             arguments);
   add_class_options(*few_shot, arguments);
   add_shot_options(*few_shot, arguments);
-  few_shot->add_option("--l2", task.l2, "the penalty")->check(CLI::PositiveNumber)->capture_default_str();
+  few_shot->add_option("--l2", task.l2, "the penalty")->check(tools::positive())->capture_default_str();
 }
 
 /// Fills what the parser doesn't.

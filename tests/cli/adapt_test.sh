@@ -101,6 +101,12 @@ expect_success "${run[@]}" --support one.safetensors --adapter tip-x --protocol 
 grep -q "left out, a class has a single image" out.txt || fail "support-cv of one image a class isn't mentioned"
 same "$(records results.jsonl 'len(r)')" 15 "results that were added"
 
+exec 9>>.results.jsonl.lock
+flock 9
+expect_failure 2 "results.jsonl" "${run[@]}" --support one.safetensors --adapter gda --output results.jsonl
+exec 9>&-
+same "$(records results.jsonl 'len(r)')" 15 "results beside another run"
+
 expect_success "${run[@]}" --support retrieved.safetensors --support folder.safetensors --adapter tip-x,gda --output named.jsonl
 same "$(records named.jsonl '[x["support"] for x in r]')" "['none', 'retrieved', 'retrieved', 'folder', 'folder']" "kinds of support sets"
 
